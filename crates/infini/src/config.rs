@@ -1,0 +1,568 @@
+//! What a model is: Hugging Face's names for the decoder, one `infini` section for its attention.
+//!
+//! The same structure reads `[model]` and `[infini]` of a training configuration and the
+//! `config.json` of a model folder. [`ModelConfig::parameters`] is the one list of the names, shapes
+//! and initial values of the weights; the streaming model and the training graph both read it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use infini_kernels::{Features, Mix, Rope, Rule};
+
+/// Activation of the feed-forward block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// `down(silu(gate(x)) * up(x))`: SwiGLU, three matrices.
+    Silu,
+    /// `down(gelu(up(x)))`, tanh form: two matrices.
+    GeluMlp,
+}
+
+/// Which attention the decoder has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Attention {
+    /// Every token sees every earlier one; the state grows.
+    Full,
+    /// A window of `span` segments and nothing else.
+    Local,
+    /// The window, and a memory in the layers that `infini.layers` names.
+    Infini,
+}
+
+/// Write rule of the memory, by its public name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RuleName {
+    /// [`Rule::Linear`].
+    Linear,
+    /// [`Rule::Delta`].
+    Delta,
+    /// [`Rule::SeqDelta`]: sequential, normalised keys, learned decay (Gated DeltaNet).
+    GatedDelta,
+}
+
+impl RuleName {
+    /// The kernel's name for it.
+    pub fn rule(self) -> Rule {
+        match self {
+            RuleName::Linear => Rule::Linear,
+            RuleName::Delta => Rule::Delta,
+            RuleName::GatedDelta => Rule::SeqDelta,
+        }
+    }
+}
+
+/// Feature map of the linear and delta rules; the gated delta rule always takes L2-normalised keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FeatureName {
+    /// ELU + 1.
+    Elu1,
+    /// Softmax of a learned projection and of its negative.
+    SoftmaxPair,
+}
+
+/// How strongly a token is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Write {
+    /// Every token with strength 1 (the paper).
+    All,
+    /// `σ(x·w + b)`.
+    Soft,
+    /// `clip(1.2 σ − 0.1, 0, 1)`, gradient straight through the clip: closes exactly.
+    Clip,
+    /// 1 where σ > ½, else 0; gradient of σ.
+    Hard,
+}
+
+/// Mix of memory and window, by its public name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MixName {
+    /// One learned scalar a head (the paper).
+    Head,
+    /// A learned gate per token and head.
+    Token,
+    /// Added.
+    Add,
+}
+
+impl MixName {
+    /// The kernel's name for it.
+    pub fn mix(self) -> Mix {
+        match self {
+            MixName::Head => Mix::Head,
+            MixName::Token => Mix::Token,
+            MixName::Add => Mix::Add,
+        }
+    }
+}
+
+/// Which layers carry a memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Layers {
+    /// `"all"` or `"last"`.
+    Named(LayersName),
+    /// Indices from 0.
+    List(Vec<usize>),
+}
+
+/// The named choices of [`Layers`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LayersName {
+    /// Every layer.
+    All,
+    /// The last layer.
+    Last,
+}
+
+/// The constant in the read's denominator.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum NullSlot {
+    /// A fixed `c ≥ 0`; 0 is the paper.
+    Fixed(f64),
+    /// `c = softplus(c_raw)` per key/value head.
+    Learned(Learned),
+}
+
+/// The word `"learned"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Learned {
+    /// `"learned"`.
+    Learned,
+}
+
+/// The `infini` section.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct InfiniConfig {
+    /// Tokens in a segment.
+    pub segment_len: usize,
+    /// Segments of exact attention, 1 or 2.
+    pub span: usize,
+    /// Segments between the closing of a segment and its writing: 0, or 1 with `span` 2.
+    pub lag: usize,
+    /// Layers with a memory; the others are local.
+    pub layers: Layers,
+    /// Write rule.
+    pub rule: RuleName,
+    /// Feature map.
+    pub features: FeatureName,
+    /// Columns of the softmax pair's projection per head (the feature width is twice that).
+    pub feature_width: usize,
+    /// Write gate.
+    pub write: Write,
+    /// Constant in the read's denominator.
+    pub null_slot: NullSlot,
+    /// Mix of memory and window.
+    pub mix: MixName,
+    /// Width of the causal depthwise convolution before q, k, v and the gates; 0 for none.
+    pub conv: usize,
+}
+
+impl Default for InfiniConfig {
+    /// The paper's form with the linear rule.
+    fn default() -> Self {
+        InfiniConfig {
+            segment_len: 2048,
+            span: 1,
+            lag: 0,
+            layers: Layers::Named(LayersName::All),
+            rule: RuleName::Linear,
+            features: FeatureName::Elu1,
+            feature_width: 64,
+            write: Write::All,
+            null_slot: NullSlot::Fixed(0.0),
+            mix: MixName::Head,
+            conv: 0,
+        }
+    }
+}
+
+/// The names that [`InfiniConfig::preset`] knows.
+pub const PRESETS: [&str; 4] = ["paper-linear", "paper-delta", "selective-linear", "selective-delta"];
+
+impl InfiniConfig {
+    /// A named setting (segment length 64 for the selective ones, the paper's 2,048 for its own).
+    pub fn preset(name: &str) -> Result<Self> {
+        let paper = InfiniConfig::default();
+        let selective = InfiniConfig {
+            segment_len: 64,
+            span: 2,
+            layers: Layers::Named(LayersName::Last),
+            write: Write::Clip,
+            null_slot: NullSlot::Fixed(1.0),
+            conv: 8,
+            ..paper.clone()
+        };
+        match name {
+            "paper-linear" => Ok(paper),
+            "paper-delta" => Ok(InfiniConfig { rule: RuleName::Delta, ..paper }),
+            "selective-linear" => Ok(selective),
+            "selective-delta" => Ok(InfiniConfig {
+                rule: RuleName::Delta,
+                layers: Layers::Named(LayersName::All),
+                mix: MixName::Token,
+                ..selective
+            }),
+            _ => Err(Error::unknown("preset", name, PRESETS)),
+        }
+    }
+}
+
+/// A decoder.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// Entries of the vocabulary.
+    pub vocab_size: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Layers.
+    pub num_hidden_layers: usize,
+    /// Query heads.
+    pub num_attention_heads: usize,
+    /// Key/value heads; 0 means as many as query heads.
+    #[serde(default)]
+    pub num_key_value_heads: usize,
+    /// Width of a head; 0 means `hidden_size / num_attention_heads`.
+    #[serde(default)]
+    pub head_dim: usize,
+    /// Width of the feed-forward block.
+    pub intermediate_size: usize,
+    /// Activation of the feed-forward block.
+    #[serde(default = "silu")]
+    pub hidden_act: Activation,
+    /// Base of the rotary angles.
+    #[serde(default = "theta")]
+    pub rope_theta: f64,
+    /// Added inside the root of RMSNorm.
+    #[serde(default = "eps")]
+    pub rms_norm_eps: f64,
+    /// Whether the head is the embedding.
+    #[serde(default)]
+    pub tie_word_embeddings: bool,
+    /// Which attention.
+    #[serde(default = "infini_attention")]
+    pub attention: Attention,
+    /// Settings of the window and the memory.
+    #[serde(default)]
+    pub infini: InfiniConfig,
+}
+
+fn silu() -> Activation {
+    Activation::Silu
+}
+fn theta() -> f64 {
+    10_000.0
+}
+fn eps() -> f64 {
+    1e-6
+}
+fn infini_attention() -> Attention {
+    Attention::Infini
+}
+
+/// What one layer's attention is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LayerKind {
+    /// Everything so far, exactly.
+    Full,
+    /// The window.
+    Local,
+    /// The window and a memory.
+    Infini,
+}
+
+/// Which optimiser group a parameter belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    /// Matrices: decayed.
+    Matrix,
+    /// Embedding, norms, convolutions, biases: not decayed.
+    Plain,
+    /// Gates (`write`, `gate`, `beta`, `c_raw`, `decay`): their own rate, not decayed.
+    Gate,
+}
+
+/// Initial values of a parameter.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Init {
+    /// All the same.
+    Constant(f32),
+    /// Normal around 0.
+    Normal(f32),
+    /// These.
+    Values(Vec<f32>),
+}
+
+/// One parameter: its name (Hugging Face's where it has one), shape and beginnings.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parameter {
+    /// Name in `model.safetensors`.
+    pub name: String,
+    /// Shape; matrices are `[out, in]`.
+    pub shape: Vec<usize>,
+    /// Optimiser group.
+    pub group: Group,
+    /// Initial values.
+    pub init: Init,
+}
+
+/// Hard limits: a configuration outside them is refused before anything is allocated.
+const MAX_WIDTH: usize = 1 << 16;
+const MAX_VOCAB: usize = 1 << 20;
+const MAX_LAYERS: usize = 256;
+const MAX_SEGMENT: usize = 1 << 20;
+
+impl ModelConfig {
+    /// Key/value heads, the default resolved.
+    pub fn kv_heads(&self) -> usize {
+        if self.num_key_value_heads == 0 { self.num_attention_heads } else { self.num_key_value_heads }
+    }
+
+    /// Head width, the default resolved.
+    pub fn head_width(&self) -> usize {
+        if self.head_dim == 0 { self.hidden_size / self.num_attention_heads.max(1) } else { self.head_dim }
+    }
+
+    /// What layer `l` is.
+    pub fn layer_kind(&self, l: usize) -> LayerKind {
+        match self.attention {
+            Attention::Full => LayerKind::Full,
+            Attention::Local => LayerKind::Local,
+            Attention::Infini => {
+                let memory = match &self.infini.layers {
+                    Layers::Named(LayersName::All) => true,
+                    Layers::Named(LayersName::Last) => l + 1 == self.num_hidden_layers,
+                    Layers::List(list) => list.contains(&l),
+                };
+                if memory { LayerKind::Infini } else { LayerKind::Local }
+            }
+        }
+    }
+
+    /// The kernel settings of layer `l`.
+    pub fn kernel_settings(&self, l: usize) -> infini_kernels::Settings {
+        let i = &self.infini;
+        let full = self.layer_kind(l) == LayerKind::Full;
+        infini_kernels::Settings {
+            rule: i.rule.rule(),
+            features: self.features(),
+            mix: i.mix.mix(),
+            rope: Rope::Half,
+            theta: self.rope_theta,
+            segment_len: if full { 1 << 40 } else { i.segment_len },
+            span: if full { 1 } else { i.span },
+            lag: if full { 0 } else { i.lag },
+            final_state: infini_kernels::FinalState::Closed,
+        }
+    }
+
+    /// The kernel's feature map.
+    pub fn features(&self) -> Features {
+        match (self.infini.rule, self.infini.features) {
+            (RuleName::GatedDelta, _) => Features::L2,
+            (_, FeatureName::Elu1) => Features::Elu1,
+            (_, FeatureName::SoftmaxPair) => Features::SoftmaxPair,
+        }
+    }
+
+    /// Width of φ(k).
+    pub fn feature_dim(&self) -> usize {
+        match self.features() {
+            Features::SoftmaxPair => 2 * self.infini.feature_width,
+            _ => self.head_width(),
+        }
+    }
+
+    /// Refuses what cannot be a model, naming the field, before anything is allocated.
+    pub fn check(&self) -> Result<()> {
+        let bad = |field: &str, why: String| Err(Error::Config { field: field.into(), why });
+        let sizes = [
+            ("vocab_size", self.vocab_size, MAX_VOCAB),
+            ("hidden_size", self.hidden_size, MAX_WIDTH),
+            ("num_hidden_layers", self.num_hidden_layers, MAX_LAYERS),
+            ("num_attention_heads", self.num_attention_heads, 1024),
+            ("num_key_value_heads", self.kv_heads(), 1024),
+            ("head_dim", self.head_width(), 1024),
+            ("intermediate_size", self.intermediate_size, MAX_WIDTH * 4),
+            ("infini.segment_len", self.infini.segment_len, MAX_SEGMENT),
+        ];
+        for (field, n, max) in sizes {
+            if n == 0 || n > max {
+                return bad(field, format!("{n} is outside 1..={max}"));
+            }
+        }
+        if self.head_dim == 0 && self.hidden_size % self.num_attention_heads != 0 {
+            return bad("num_attention_heads", format!("does not divide hidden_size = {}", self.hidden_size));
+        }
+        if self.num_attention_heads % self.kv_heads() != 0 {
+            return bad(
+                "num_key_value_heads",
+                format!("{} does not divide num_attention_heads = {}", self.kv_heads(), self.num_attention_heads),
+            );
+        }
+        if self.head_width() % 2 != 0 {
+            return bad("head_dim", format!("{} is odd: rotary positions need pairs", self.head_width()));
+        }
+        if !(self.rope_theta.is_finite() && self.rope_theta > 1.0) {
+            return bad("rope_theta", format!("{} is not a number above 1", self.rope_theta));
+        }
+        if !(self.rms_norm_eps > 0.0 && self.rms_norm_eps < 1.0) {
+            return bad("rms_norm_eps", format!("{} is outside (0, 1)", self.rms_norm_eps));
+        }
+        let i = &self.infini;
+        if !(1..=2).contains(&i.span) {
+            return bad("infini.span", format!("{} is neither 1 nor 2", i.span));
+        }
+        if i.lag >= i.span {
+            return bad("infini.lag", format!("{} needs a span of more segments than {}", i.lag, i.span));
+        }
+        if i.conv > 64 {
+            return bad("infini.conv", format!("{} is above 64", i.conv));
+        }
+        if i.feature_width == 0 || i.feature_width > 1024 {
+            return bad("infini.feature_width", format!("{} is outside 1..=1024", i.feature_width));
+        }
+        if let NullSlot::Fixed(c) = i.null_slot
+            && !(c.is_finite() && c >= 0.0)
+        {
+            return bad("infini.null_slot", format!("{c} is not a number of at least 0"));
+        }
+        if let Layers::List(list) = &i.layers
+            && let Some(l) = list.iter().find(|l| **l >= self.num_hidden_layers)
+        {
+            return bad("infini.layers", format!("layer {l} of {}", self.num_hidden_layers));
+        }
+        Ok(())
+    }
+
+    /// Every parameter in the order of the forward pass.
+    pub fn parameters(&self) -> Vec<Parameter> {
+        let (d, f, v) = (self.hidden_size, self.intermediate_size, self.vocab_size);
+        let (h, n, w) = (self.num_attention_heads, self.kv_heads(), self.head_width());
+        let deep = (2.0 * self.num_hidden_layers as f32).sqrt();
+        let std = |fan_in: usize| (fan_in as f32).powf(-0.5);
+        let mut out = Vec::new();
+        let mut add = |name: String, shape: &[usize], group: Group, init: Init| {
+            out.push(Parameter { name, shape: shape.to_vec(), group, init });
+        };
+        let embed = if self.tie_word_embeddings { std(d) } else { 1.0 };
+        add("model.embed_tokens.weight".into(), &[v, d], Group::Plain, Init::Normal(embed));
+        for l in 0..self.num_hidden_layers {
+            let at = |s: &str| format!("model.layers.{l}.{s}");
+            add(at("input_layernorm.weight"), &[d], Group::Plain, Init::Constant(1.0));
+            if self.attention != Attention::Full && self.infini.conv > 0 {
+                add(at("self_attn.infini.conv.weight"), &[self.infini.conv, d], Group::Plain, Init::Normal(0.1));
+            }
+            add(at("self_attn.q_proj.weight"), &[h * w, d], Group::Matrix, Init::Normal(std(d)));
+            add(at("self_attn.k_proj.weight"), &[n * w, d], Group::Matrix, Init::Normal(std(d)));
+            add(at("self_attn.v_proj.weight"), &[n * w, d], Group::Matrix, Init::Normal(std(d)));
+            if self.layer_kind(l) == LayerKind::Infini {
+                self.memory_parameters(&at, &mut add);
+            }
+            add(at("self_attn.o_proj.weight"), &[d, h * w], Group::Matrix, Init::Normal(std(h * w) / deep));
+            add(at("post_attention_layernorm.weight"), &[d], Group::Plain, Init::Constant(1.0));
+            if self.hidden_act == Activation::Silu {
+                add(at("mlp.gate_proj.weight"), &[f, d], Group::Matrix, Init::Normal(std(d)));
+            }
+            add(at("mlp.up_proj.weight"), &[f, d], Group::Matrix, Init::Normal(std(d)));
+            add(at("mlp.down_proj.weight"), &[d, f], Group::Matrix, Init::Normal(std(f) / deep));
+        }
+        add("model.norm.weight".into(), &[d], Group::Plain, Init::Constant(1.0));
+        if !self.tie_word_embeddings {
+            add("lm_head.weight".into(), &[v, d], Group::Matrix, Init::Normal(0.5 * std(d)));
+        }
+        out
+    }
+
+    fn memory_parameters(&self, at: &dyn Fn(&str) -> String, add: &mut dyn FnMut(String, &[usize], Group, Init)) {
+        let (d, i) = (self.hidden_size, &self.infini);
+        let (h, n, w) = (self.num_attention_heads, self.kv_heads(), self.head_width());
+        let at = |s: &str| at(&format!("self_attn.infini.{s}"));
+        match i.mix {
+            MixName::Head => add(at("beta"), &[h], Group::Gate, Init::Constant(0.0)),
+            MixName::Token => {
+                add(at("gate.weight"), &[h, d], Group::Gate, Init::Constant(0.0));
+                add(at("gate.bias"), &[h], Group::Gate, Init::Constant(0.0));
+            }
+            MixName::Add => {}
+        }
+        if i.write != Write::All {
+            add(at("write.weight"), &[n, d], Group::Gate, Init::Constant(0.0));
+            add(at("write.bias"), &[n], Group::Gate, Init::Constant(1.0));
+        }
+        if i.rule == RuleName::GatedDelta {
+            // 1 − a between 1/256 and 1/16384, spread over the heads
+            let rate = |j: usize| 2f32.powf(-8.0 - 6.0 * j as f32 / (n.max(2) - 1) as f32);
+            add(at("decay.weight"), &[n, d], Group::Gate, Init::Constant(0.0));
+            add(at("decay.bias"), &[n], Group::Gate, Init::Values((0..n).map(|j| rate(j).exp_m1().ln()).collect()));
+            add(at("a_log"), &[n], Group::Gate, Init::Constant(0.0));
+            return;
+        }
+        if let NullSlot::Learned(_) = i.null_slot {
+            // softplus⁻¹(1)
+            add(at("c_raw"), &[n], Group::Gate, Init::Constant(0.541_324_85));
+        }
+        if i.features == FeatureName::SoftmaxPair {
+            add(at("fmap.weight"), &[n, w, i.feature_width], Group::Gate, Init::Normal((w as f32).powf(-0.5)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recipe() -> ModelConfig {
+        ModelConfig {
+            vocab_size: 512,
+            hidden_size: 128,
+            num_hidden_layers: 2,
+            num_attention_heads: 4,
+            num_key_value_heads: 0,
+            head_dim: 0,
+            intermediate_size: 512,
+            hidden_act: Activation::GeluMlp,
+            rope_theta: 1e4,
+            rms_norm_eps: 1e-6,
+            tie_word_embeddings: false,
+            attention: Attention::Infini,
+            infini: InfiniConfig::preset("selective-linear").unwrap(),
+        }
+    }
+
+    #[test]
+    fn the_recipe_has_its_published_size() {
+        let c = recipe();
+        c.check().unwrap();
+        let n: usize = c.parameters().iter().map(|p| p.shape.iter().product::<usize>()).sum();
+        assert!((527_000..529_000).contains(&n), "{n}");
+    }
+
+    #[test]
+    fn hostile_numbers_are_refused_by_name() {
+        for n in [0, usize::MAX, 1 << 63] {
+            for field in ["vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"] {
+                let mut j = serde_json::to_value(recipe()).unwrap();
+                j[field] = n.into();
+                let c: ModelConfig = serde_json::from_value(j).unwrap();
+                let e = c.check().unwrap_err().to_string();
+                assert!(e.contains(field), "{field} = {n}: {e}");
+            }
+        }
+        let mut c = recipe();
+        c.num_attention_heads = 3;
+        assert!(c.check().is_err());
+        let j = serde_json::json!({ "segment_len": 64, "spam": 2 });
+        assert!(serde_json::from_value::<InfiniConfig>(j).is_err());
+    }
+}

@@ -1,0 +1,12 @@
+//! Infini-attention to embed: input without end, memory that never grows.
+//!
+//! State is an argument and a result: a [`model::Model`] never changes while it reads, everything it
+//! has read is in a [`state::State`].
+
+pub mod config;
+pub mod error;
+pub mod weights;
+
+pub use config::{InfiniConfig, ModelConfig};
+pub use error::{Error, Result};
+pub use weights::Weights;
