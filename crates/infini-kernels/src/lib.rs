@@ -6,8 +6,12 @@
 //! `docs/math.md`, which lists the numbers of the paper (Munkhdalai, Faruqui, Gopal 2024,
 //! arXiv 2404.07143) beside them.
 
+pub mod conformance;
+pub mod features;
 pub mod math;
 pub mod matmul;
+pub mod naive;
+pub mod schedule;
 pub mod settings;
 pub mod simd;
 

@@ -3,6 +3,7 @@
 //! the layouts of §0; slow on purpose, the kernels are compared with it.
 
 use super::features::{phi, phi_backward};
+use crate::schedule::Schedule;
 use crate::{FinalState, Mix, Rope, Rule, Settings};
 
 /// Sizes of one call, in the letters of math.md §0.
@@ -231,6 +232,9 @@ impl<'a> Inputs<'a> {
     fn reset(&self, b: usize, t: usize) -> bool {
         !self.reset.is_empty() && self.reset[b * self.dims.t + t] != 0
     }
+    fn resets(&self, b: usize) -> &'a [u8] {
+        if self.reset.is_empty() { &[] } else { &self.reset[b * self.dims.t..(b + 1) * self.dims.t] }
+    }
     fn c(&self, n: usize) -> f64 {
         Self::at(self.c, n, 0.0)
     }
@@ -344,54 +348,17 @@ pub fn forward(s: &Settings, x: &Inputs) -> Outputs {
     out
 }
 
-/// The schedule of §4: which segments exist and are written.
-pub(crate) struct Schedule {
-    /// All segments, the open one included.
-    pub all: usize,
-    /// Segments written when the call ends.
-    pub written: usize,
-}
-
-impl Schedule {
-    pub(crate) fn new(s: &Settings, t: usize) -> Schedule {
-        let all = t.div_ceil(s.segment_len);
-        let written = match s.final_state {
-            FinalState::Flush => all,
-            FinalState::Closed => (t / s.segment_len).saturating_sub(s.lag),
-        };
-        Schedule { all, written }
-    }
-    /// Index of the state that segment `j` reads.
-    pub(crate) fn read_by(s: &Settings, j: usize) -> usize {
-        j.saturating_sub(s.lag)
-    }
-    /// States P_0..P_n that a call with outputs and final state needs.
-    pub(crate) fn states(&self, s: &Settings) -> usize {
-        self.written.max(self.all.max(1) - 1).saturating_sub(if self.written >= self.all { 0 } else { s.lag })
-            .max(self.written)
-            + 1
-    }
-}
-
 /// The chain P_0, P_1, … of §4 for one batch row and head, before the document masks of the reads.
 pub fn states(s: &Settings, x: &Inputs, b: usize, n: usize) -> Vec<State> {
     let mut p = vec![x.start(b, n)];
-    for j in 0..Schedule::new(s, x.dims.t).states(s) - 1 {
-        let (tokens, keep) = written_tokens(s, x, b, j);
+    let sched = Schedule::new(s, x.dims.t);
+    for j in 0..sched.written {
+        let (tokens, keep) = sched.writes(j, x.resets(b));
         let before = if keep { p[j].clone() } else { State::empty(x.dims) };
         let tokens: Vec<Token> = tokens.map(|t| x.token(s, b, t, n)).collect();
         p.push(write(s.rule, &tokens, &before, x.c(n)));
     }
     p
-}
-
-/// §7: the tokens of segment j that are written, and whether the state before it survives.
-fn written_tokens(s: &Settings, x: &Inputs, b: usize, j: usize) -> (std::ops::Range<usize>, bool) {
-    let (lo, hi) = (j * s.segment_len, ((j + 1) * s.segment_len).min(x.dims.t));
-    match (lo..hi).rev().find(|&t| x.reset(b, t)) {
-        Some(t) => (t..hi, false),
-        None => (lo..hi, true),
-    }
 }
 
 /// The hand-derived gradients of §9 from those of the outputs: `dy [B, T, H, Dv]`, `dm`, `dz` (empty for
@@ -423,8 +390,7 @@ pub fn backward(s: &Settings, x: &Inputs, dy: &[f64], dm: &[f64], dz: &[f64]) ->
             let mut dphi_k = vec![vec![0.0; d.f]; d.t];
             let mut dp: Vec<State> = p.iter().map(|_| State::empty(d)).collect();
             let last = sched.written;
-            // §7: the final state is zero behind a reset in [nw S, T)
-            if !((last * s.segment_len).min(d.t)..d.t).any(|t| x.reset(b, t)) {
+            if sched.final_survives(x.resets(b)) {
                 dp[last].m.copy_from_slice(&dm[bn * fdv..(bn + 1) * fdv]);
                 if s.rule != Rule::SeqDelta {
                     dp[last].z.copy_from_slice(&dz[bn * d.f..(bn + 1) * d.f]);
@@ -465,7 +431,7 @@ pub fn backward(s: &Settings, x: &Inputs, dy: &[f64], dm: &[f64], dz: &[f64]) ->
                     }
                     axpy(1.0, &rotate(&dq, -(t as f64), s.rope, s.theta), &mut g.q[dq_at..dq_at + d.d]);
                     // (c) read of P_i, if no reset lies in [i S, t]
-                    let i = Schedule::read_by(s, t / s.segment_len);
+                    let i = sched.state_read(t / s.segment_len);
                     if (i * s.segment_len..=t).any(|t| x.reset(b, t)) {
                         continue;
                     }
@@ -477,7 +443,7 @@ pub fn backward(s: &Settings, x: &Inputs, dy: &[f64], dm: &[f64], dz: &[f64]) ->
                 }
             }
             for j in (0..p.len() - 1).rev() {
-                let (ts, keep) = written_tokens(s, x, b, j);
+                let (ts, keep) = sched.writes(j, x.resets(b));
                 let before = if keep { p[j].clone() } else { State::empty(d) };
                 let tokens: Vec<Token> = ts.clone().map(|t| x.token(s, b, t, n)).collect();
                 let back = write_backward(s.rule, &tokens, &before, x.c(n), &dp[j + 1]);

@@ -1,0 +1,186 @@
+//! Golden cases: inputs, outputs and gradients computed by another implementation, compared tensor by
+//! tensor with the f64 reference and with the f32 kernels (math.md §11).
+//!
+//! No files here: the caller parses them. Names are those of the files: `in.q`, `out.y`, `up.y`,
+//! `grad.q`, `aux.M_states`, …
+
+use crate::naive::attention as naive;
+use crate::{Rule, Settings};
+use std::collections::BTreeMap;
+
+/// A dense tensor of a golden file, of any element type, widened to f64.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Tensor {
+    /// Sizes, slowest first.
+    pub shape: Vec<usize>,
+    /// Elements, row-major.
+    pub data: Vec<f64>,
+}
+
+/// One golden file of kind `op`.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// The settings of the operation.
+    pub settings: Settings,
+    /// Every tensor by its name in the file.
+    pub tensors: BTreeMap<String, Tensor>,
+    /// What a plain single-precision implementation loses in the gradients of this case
+    /// (`f32_err_grad` of the file): eight times that is granted where it exceeds [`F32_BOUND`].
+    pub f32_err_grad: f64,
+}
+
+/// Bound on the error of f64 results.
+pub const F64_BOUND: f64 = 1e-10;
+/// Bound on the error of f32 results.
+pub const F32_BOUND: f64 = 1e-5;
+
+/// The error of one tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Deviation {
+    /// Its name in the file.
+    pub tensor: String,
+    /// `max |x − ref| / max(1, max |ref|)`, infinite if the lengths differ or x is not finite.
+    pub error: f64,
+    /// What is allowed.
+    pub bound: f64,
+}
+
+impl Deviation {
+    /// Whether the error is within its bound.
+    pub fn passed(&self) -> bool {
+        self.error <= self.bound
+    }
+}
+
+/// `max |x − ref| / max(1, max |ref|)` (math.md §11).
+pub fn error(x: &[f64], reference: &[f64]) -> f64 {
+    if x.len() != reference.len() || x.iter().any(|x| !x.is_finite()) {
+        return f64::INFINITY;
+    }
+    let d = x.iter().zip(reference).fold(0.0, |m: f64, (x, r)| m.max((x - r).abs()));
+    d / reference.iter().fold(1.0, |m: f64, r| m.max(r.abs()))
+}
+
+const INPUTS: [&str; 11] = ["q", "k", "v", "w", "a", "c", "beta", "gate", "fmap_w", "M0", "z0"];
+
+impl Case {
+    fn data(&self, name: &str) -> &[f64] {
+        self.tensors.get(name).map_or(&[], |t| &t.data)
+    }
+
+    fn shape4(&self, name: &str) -> Result<[usize; 4], String> {
+        let t = self.tensors.get(name).ok_or(format!("tensor missing: {name}: the file is no golden op file"))?;
+        <[usize; 4]>::try_from(&t.shape[..]).map_err(|_| format!("wrong shape {:?}: {name}: expected 4 axes", t.shape))
+    }
+
+    /// The sizes, with the shape of every input checked against them.
+    ///
+    /// # Errors
+    /// A missing or misshapen tensor, by name.
+    pub fn dims(&self) -> Result<naive::Dims, String> {
+        let ([b, t, h, d], [.., hkv, _], [.., dv]) = (self.shape4("in.q")?, self.shape4("in.k")?, self.shape4("in.v")?);
+        let fw = self.tensors.get("in.fmap_w").and_then(|w| w.shape.last().copied()).unwrap_or(0);
+        let f = crate::features::width(self.settings.features, d, fw);
+        if hkv == 0 || h % hkv != 0 || self.settings.segment_len == 0 {
+            return Err(format!("heads {h}/{hkv}, segment {}: in.q: must divide", self.settings.segment_len));
+        }
+        let seq = self.settings.rule == Rule::SeqDelta;
+        for (name, shape) in [
+            ("q", vec![b, t, h, d]),
+            ("k", vec![b, t, hkv, d]),
+            ("v", vec![b, t, hkv, dv]),
+            ("w", vec![b, t, hkv]),
+            ("a", vec![b, t, hkv]),
+            ("c", vec![hkv]),
+            ("beta", vec![h]),
+            ("gate", vec![b, t, h]),
+            ("fmap_w", vec![hkv, d, fw]),
+            ("M0", vec![b, hkv, f, dv]),
+            ("z0", vec![b, hkv, f]),
+            ("reset", vec![b, t]),
+        ] {
+            if let Some(x) = self.tensors.get(&format!("in.{name}"))
+                && (x.shape != shape || x.data.len() != shape.iter().product::<usize>())
+            {
+                return Err(format!("wrong shape {:?}: in.{name}: expected {shape:?}", x.shape));
+            }
+        }
+        let needed = match self.settings.mix {
+            crate::Mix::Head => "in.beta",
+            crate::Mix::Token => "in.gate",
+            crate::Mix::Add => "in.q",
+        };
+        for name in [needed, "up.y", "up.M"].into_iter().chain((!seq).then_some("up.z")) {
+            if !self.tensors.contains_key(name) {
+                return Err(format!("tensor missing: {name}: the settings need it"));
+            }
+        }
+        for (name, len) in [("up.y", b * t * h * dv), ("up.M", b * hkv * f * dv), ("up.z", b * hkv * f)] {
+            if self.tensors.get(name).is_some_and(|x| x.data.len() != len) {
+                return Err(format!("wrong length: {name}: expected {len} elements"));
+            }
+        }
+        Ok(naive::Dims { b, t, h, hkv, d, dv, f })
+    }
+
+    fn reset(&self) -> Vec<u8> {
+        self.data("in.reset").iter().map(|x| u8::from(*x != 0.0)).collect()
+    }
+
+    /// Compares every expected tensor that the file holds with what was computed, by the file's names.
+    fn compare(&self, found: &BTreeMap<String, Vec<f64>>, bound: impl Fn(&str) -> f64) -> Vec<Deviation> {
+        let expected = self.tensors.iter().filter(|(n, _)| ["out.", "grad.", "aux."].iter().any(|p| n.starts_with(p)));
+        let none = Vec::new();
+        expected
+            .map(|(n, t)| Deviation {
+                tensor: n.clone(),
+                error: error(found.get(n).unwrap_or(&none), &t.data),
+                bound: bound(n),
+            })
+            .collect()
+    }
+}
+
+/// The f64 reference on a golden case: every output, state and gradient the file holds.
+///
+/// # Errors
+/// A missing or misshapen tensor, by name.
+pub fn check_reference(case: &Case) -> Result<Vec<Deviation>, String> {
+    let (dims, reset) = (case.dims()?, case.reset());
+    let s = &case.settings;
+    let x = naive::Inputs {
+        dims,
+        q: case.data("in.q"),
+        k: case.data("in.k"),
+        v: case.data("in.v"),
+        w: case.data("in.w"),
+        a: case.data("in.a"),
+        c: case.data("in.c"),
+        beta: case.data("in.beta"),
+        gate: case.data("in.gate"),
+        fmap_w: case.data("in.fmap_w"),
+        reset: &reset,
+        m0: case.data("in.M0"),
+        z0: case.data("in.z0"),
+    };
+    let out = naive::forward(s, &x);
+    let g = naive::backward(s, &x, case.data("up.y"), case.data("up.M"), case.data("up.z"));
+    let mut states = (Vec::new(), Vec::new());
+    let rows: Vec<_> = (0..dims.b * dims.hkv).map(|i| naive::states(s, &x, i / dims.hkv, i % dims.hkv)).collect();
+    for j in 0..rows.first().map_or(0, Vec::len) {
+        for r in &rows {
+            states.0.extend_from_slice(&r[j].m);
+            states.1.extend_from_slice(&r[j].z);
+        }
+    }
+    let mut found = BTreeMap::new();
+    for (n, x) in [("y", out.y), ("a_mem", out.a_mem), ("a_dot", out.a_dot), ("M", out.m), ("z", out.z)] {
+        found.insert(format!("out.{n}"), x);
+    }
+    for (n, x) in INPUTS.into_iter().zip([g.q, g.k, g.v, g.w, g.a, g.c, g.beta, g.gate, g.fmap_w, g.m0, g.z0]) {
+        found.insert(format!("grad.{n}"), x);
+    }
+    found.insert("aux.M_states".into(), states.0);
+    found.insert("aux.z_states".into(), states.1);
+    Ok(case.compare(&found, |_| F64_BOUND))
+}

@@ -1,0 +1,4 @@
+//! Plain f64 references: each states its equation, none is fast.
+
+pub mod attention;
+pub mod features;
