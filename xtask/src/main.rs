@@ -1,2 +1,106 @@
-//! placeholder
-fn main() {}
+//! `cargo xtask`: what people repeat.
+
+mod faults;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "What people repeat")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// The whole gate: format, clippy, tests, documentation, licences, demo
+    Ci,
+    /// Every golden file through the reference and every kernel path
+    Golden,
+    /// Fault tests (killed writers, failing disks, damaged files); writes docs/results/faults.md
+    Faults {
+        /// The long forms, as before a release
+        #[arg(long)]
+        long: bool,
+    },
+    /// Fuzz every reader; needs cargo-fuzz
+    Fuzz {
+        /// Seconds for each target
+        #[arg(long, default_value_t = 30)]
+        seconds: u32,
+        /// Only this target
+        target: Option<String>,
+    },
+    /// Documentation of the crates in target/doc, manual pages in target/man
+    Docs,
+    /// Speed side by side with other implementations; installs them into a virtual environment
+    Peers {
+        /// Given to peers/compare.py
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+fn main() -> Result<()> {
+    match Cli::parse().task {
+        Task::Ci => run(Command::new(root().join(".ci/run"))),
+        Task::Golden => run(cargo(&["run", "--package", "infini-cli", "--", "check", "golden"])),
+        Task::Faults { long } => faults::run(long),
+        Task::Fuzz { seconds, target } => fuzz(seconds, target),
+        Task::Docs => {
+            let mut doc = cargo(&["doc", "--workspace", "--no-deps"]);
+            doc.env("RUSTDOCFLAGS", "-Dwarnings");
+            run(doc)?;
+            run(cargo(&["run", "--package", "infini-cli", "--", "man", "--out", "target/man"]))
+        }
+        Task::Peers { arguments } => {
+            let mut python = Command::new("python3");
+            python.current_dir(root()).arg("peers/compare.py").args(arguments);
+            run(python)
+        }
+    }
+}
+
+fn fuzz(seconds: u32, target: Option<String>) -> Result<()> {
+    let fuzz = root().join("fuzz");
+    let mut targets: Vec<String> = match target {
+        Some(t) => vec![t],
+        None => {
+            let dir = fuzz.join("fuzz_targets");
+            let files = std::fs::read_dir(&dir).with_context(|| format!("cannot list {}", dir.display()))?;
+            files.filter_map(|f| Some(f.ok()?.path().file_stem()?.to_string_lossy().into_owned())).collect()
+        }
+    };
+    targets.sort();
+    for target in targets {
+        let mut command = Command::new("cargo");
+        // libFuzzer's instrumentation is behind a flag that the stable compiler hides
+        command.current_dir(&fuzz).env("RUSTC_BOOTSTRAP", "1").args(["fuzz", "run", &target, "--"]);
+        command.arg(format!("-max_total_time={seconds}"));
+        run(command).context("is cargo-fuzz installed? cargo install cargo-fuzz --locked")?;
+    }
+    Ok(())
+}
+
+/// The folder of the workspace.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace").to_path_buf()
+}
+
+fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    command.current_dir(root()).args(arguments);
+    command
+}
+
+fn run(mut command: Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot start {:?}", command.get_program()))?;
+    if !status.success() {
+        bail!("{:?} failed: {status}", command.get_program());
+    }
+    Ok(())
+}

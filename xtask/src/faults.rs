@@ -1,0 +1,88 @@
+//! Runs the fault tests of all crates and keeps their counts.
+
+use std::fmt::Write as _;
+use std::process::Stdio;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{cargo, root};
+
+/// One line that a fault test printed: `what: run N, lost N, refused N, panicked N`.
+#[derive(Debug, PartialEq, Eq)]
+struct Row {
+    what: String,
+    counts: [u64; 4],
+}
+
+const COUNTS: [&str; 4] = ["run", "lost", "refused", "panicked"];
+
+impl Row {
+    fn parse(line: &str) -> Option<Row> {
+        let (what, counts) = line.rsplit_once(": ")?;
+        let mut numbers = counts.trim().split(", ");
+        let mut row = Row { what: String::new(), counts: [0; 4] };
+        for (name, count) in COUNTS.iter().zip(&mut row.counts) {
+            *count = numbers.next()?.strip_prefix(name)?.trim().parse().ok()?;
+        }
+        // the test harness writes `test NAME ... ` in front when it runs on one thread
+        row.what = what.rsplit(" ... ").next()?.trim().to_string();
+        numbers.next().is_none().then_some(row)
+    }
+}
+
+/// Runs them and writes the table.
+pub fn run(long: bool) -> Result<()> {
+    let mut command = cargo(&["test", "--workspace", "--test", "faults*", "--", "--nocapture"]);
+    if long {
+        command.env("INFINI_FAULTS_LONG", "1");
+    }
+    let output = command.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    print!("{text}");
+    let mut rows: Vec<Row> = text.lines().filter_map(Row::parse).collect();
+    rows.sort_by(|a, b| a.what.cmp(&b.what));
+    if rows.is_empty() || !output.status.success() {
+        bail!("the fault tests failed: {}", output.status);
+    }
+    let path = root().join("docs/results/faults.md");
+    std::fs::write(&path, table(&rows, long)).with_context(|| format!("cannot write {}", path.display()))?;
+    println!("{} rows in {}", rows.len(), path.display());
+    match rows.iter().find(|r| r.counts[1] + r.counts[3] > 0) {
+        Some(r) => bail!("{}: {} lost, {} panicked", r.what, r.counts[1], r.counts[3]),
+        None => Ok(()),
+    }
+}
+
+fn table(rows: &[Row], long: bool) -> String {
+    let form = if long { " --long" } else { "" };
+    let mut out = format!(
+        "# Faults\n\nMade by `cargo xtask faults{form}`. *Run* counts faults that were injected: processes killed, disk calls failed, files \
+         damaged.\n*Lost*: a save that was acknowledged and did not load, or a damaged file that was taken for good. *Refused*: \
+         answered with an error,\nas it should be. Each of the tests was seen to fail with its guard removed.\n\n\
+         | fault | run | lost | refused | panicked |\n|---|---|---|---|---|\n"
+    );
+    for r in rows {
+        let [run, lost, refused, panicked] = r.counts;
+        writeln!(out, "| {} | {run} | {lost} | {refused} | {panicked} |", r.what).expect("a string");
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_counts_are_found() {
+        let row = Row { what: "R6: every byte".into(), counts: [4096, 0, 4095, 1] };
+        for line in [
+            "R6: every byte: run 4096, lost 0, refused 4095, panicked 1",
+            "test a::b ... R6: every byte: run 4096, lost 0, refused 4095, panicked 1",
+        ] {
+            assert_eq!(Row::parse(line).as_ref(), Some(&row), "{line}");
+        }
+        assert_eq!(Row::parse("test result: ok. 3 passed; 0 failed"), None);
+        assert_eq!(Row::parse("x: run 1, lost 0, refused 0"), None);
+        assert!(table(&[row], true).ends_with("| R6: every byte | 4096 | 0 | 4095 | 1 |\n"));
+    }
+}
