@@ -40,6 +40,7 @@ pub const MAX_PATTERN: usize = 4 << 10;
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// A vocabulary and its rules.
+#[derive(Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     json: Vec<u8>,
