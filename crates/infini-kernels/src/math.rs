@@ -44,6 +44,14 @@ pub fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
+/// The slope `σ(x) (1 − σ(x))` of [`sigmoid`], without the cancellation in `1 − σ`.
+#[inline(always)]
+pub fn sigmoid_slope(x: f32) -> f32 {
+    let e = exp(-x.abs());
+    let s = 1.0 / (1.0 + e);
+    e * s * s
+}
+
 /// The sum of 16 lanes, by halves.
 #[inline(always)]
 pub fn fold(a: [f32; LANES]) -> f32 {
@@ -141,6 +149,17 @@ pub fn exp_sum(x: &mut [f32], s: f32, m: f32) -> f32 {
         t += *v;
     }
     t
+}
+
+crate::simd! {
+/// `x ← s x`; at `s` = 1 nothing is done.
+pub fn scale(x: &mut [f32], s: f32) {
+    if s != 1.0 {
+        for x in x {
+            *x *= s;
+        }
+    }
+}
 }
 
 #[cfg(test)]
