@@ -4,6 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use super::wording::FILLER;
@@ -44,6 +46,8 @@ impl FromStr for Source {
 #[derive(Clone, Debug)]
 pub struct Filler {
     tokens: Vec<u32>,
+    /// Places of tokens that hold a digit.
+    digits: Vec<u32>,
 }
 
 impl Filler {
@@ -70,7 +74,26 @@ impl Filler {
         if tokens.is_empty() {
             return Err(Error::Input(format!("{source:?}: holds no text: choose another filler")));
         }
-        Ok(Filler { tokens })
+        let digit: Vec<bool> = (0..tokenizer.vocab_size() as u32)
+            .map(|id| tokenizer.decode(&[id]).contains(|c: char| c.is_ascii_digit()))
+            .collect();
+        let digits = (0..tokens.len() as u32).filter(|i| digit[tokens[*i as usize] as usize]).collect();
+        Ok(Filler { tokens, digits })
+    }
+
+    /// A position to begin at, all alike.
+    pub fn anywhere(&self, rng: &mut ChaCha8Rng) -> u64 {
+        rng.random_range(0..self.tokens.len() as u64)
+    }
+
+    /// A position from which the next `n` tokens hold a digit; anywhere if there is none.
+    pub fn near_a_digit(&self, rng: &mut ChaCha8Rng, n: usize) -> u64 {
+        if self.digits.is_empty() || n == 0 {
+            return self.anywhere(rng);
+        }
+        let digit = u64::from(self.digits[rng.random_range(0..self.digits.len())]);
+        let before = rng.random_range(0..n as u64) % self.tokens.len() as u64;
+        (digit + self.tokens.len() as u64 - before) % self.tokens.len() as u64
     }
 
     /// Tokens before the text begins again.
@@ -168,6 +191,29 @@ mod tests {
         assert!(new(1).len() >= 10_000);
         assert_eq!(new(1).tokens, new(1).tokens);
         assert_ne!(new(1).tokens, new(2).tokens);
+    }
+
+    #[test]
+    fn stretches_with_digits_can_be_had() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("text");
+        fs::write(&path, format!("{}It was 1805. {}", "No number. ".repeat(500), "None here. ".repeat(500))).unwrap();
+        let t = tokenizer();
+        let f = Filler::new(&Source::File(path), t, None, 0, 0).unwrap();
+        assert_eq!(f.digits.len(), 4);
+        let mut rng = rand::SeedableRng::seed_from_u64(1);
+        let mut found = 0;
+        for _ in 0..100 {
+            let mut tokens = Vec::new();
+            f.copy(f.near_a_digit(&mut rng, 50), 50, &mut tokens);
+            assert!(t.decode(&tokens).contains(['1', '8', '0', '5']));
+            tokens.clear();
+            f.copy(f.anywhere(&mut rng), 50, &mut tokens);
+            found += t.decode(&tokens).contains(['1', '8', '0', '5']) as usize;
+        }
+        assert!(found < 20, "{found}");
+        let none = Filler::new(&Source::Paper, t, None, 0, 0).unwrap();
+        assert!(none.near_a_digit(&mut rng, 50) < none.len() as u64);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 pub mod filler;
 pub mod mqar;
 pub mod passkey;
+pub mod scenario;
 pub mod text;
 pub mod wording;
 
@@ -224,6 +225,8 @@ pub(crate) mod tests {
             ("absent = nan", "absent"),
             ("keys = 0", "keys"),
             ("keys = 9223372036854775807", "keys"),
+            ("paper_keys = 0", "paper_keys"),
+            ("numbers = 2", "numbers"),
             ("questions = 0", "questions"),
             ("digits = [5, 4]", "digits"),
             ("digits = [0, 4]", "digits"),

@@ -6,7 +6,7 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::passkey::shuffle;
+use super::scenario::shuffle;
 use super::{Batch, Task, within};
 use crate::error::{Error, Result};
 

@@ -13,6 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::filler::{Filler, PROSE_TOKENS, Source};
+use super::scenario::{Plan, Scenario, digits, shuffle};
 use super::wording::{self, Split};
 use super::{Batch, Task, probability, within};
 use crate::error::{Error, Result};
@@ -42,8 +43,10 @@ pub struct PasskeyConfig {
     pub varied: f64,
     /// Most keys in a sample of varied wording; each has an owner when there are several.
     pub keys: usize,
+    /// Most keys in a sample in the paper's words; each has an owner when there are several.
+    pub paper_keys: usize,
     /// With u uniform in 0..1 a sample has 1 + floor(`keys` · u^`key_skew`) keys: 1 for all numbers
-    /// alike, more for fewer keys.
+    /// alike, more for fewer keys; `paper_keys` likewise.
     pub key_skew: f64,
     /// Probability that a single key of varied wording has an owner.
     pub named: f64,
@@ -53,6 +56,9 @@ pub struct PasskeyConfig {
     pub absent: f64,
     /// Probability that one or two sentences with other numbers stand in the filler.
     pub distractors: f64,
+    /// Probability that a stretch of filler is chosen to hold a digit, if its source has any:
+    /// otherwise numbers that are no keys are too rare to learn from.
+    pub numbers: f64,
 }
 
 impl Default for PasskeyConfig {
@@ -67,11 +73,13 @@ impl Default for PasskeyConfig {
             opening: 1.0,
             varied: 0.0,
             keys: 1,
+            paper_keys: 1,
             key_skew: 1.5,
             named: 0.6,
             questions: 3,
             absent: 0.0,
             distractors: 0.0,
+            numbers: 0.0,
         }
     }
 }
@@ -96,6 +104,7 @@ impl PasskeyConfig {
             ("named", self.named),
             ("absent", self.absent),
             ("distractors", self.distractors),
+            ("numbers", self.numbers),
         ];
         for (field, p) in chances {
             probability(field, p)?;
@@ -105,6 +114,7 @@ impl PasskeyConfig {
         within("digits", most, 1..=MAX_DIGITS)?;
         within("digits", least, 1..=most)?;
         within("keys", self.keys, 1..=MAX_KEYS)?;
+        within("paper_keys", self.paper_keys, 1..=MAX_KEYS)?;
         within("questions", self.questions, 1..=MAX_KEYS)?;
         if !(self.key_skew > 0.0 && self.key_skew.is_finite()) {
             return bad("key_skew", format!("{} is no number above 0", self.key_skew));
@@ -116,108 +126,6 @@ impl PasskeyConfig {
             return bad("filler", "no source has a weight above 0".into());
         }
         Ok(())
-    }
-}
-
-/// What one sample tells and asks, in numbers; [`Scenario::draw`] finds the words.
-#[derive(Clone, Copy, Debug)]
-pub struct Plan {
-    /// Which wordings and names.
-    pub split: Split,
-    /// The paper's words: one key without an owner.
-    pub paper: bool,
-    /// Keys that are told.
-    pub keys: usize,
-    /// Whether keys have owners.
-    pub named: bool,
-    /// Questions; with fewer than the keys any of them are asked for.
-    pub questions: usize,
-    /// Whether one question asks for a key that is not among those told.
-    pub absent: bool,
-    /// Fewest and most digits.
-    pub digits: [usize; 2],
-    /// Probability of few different digits.
-    pub few_digits: f64,
-}
-
-/// A question and its answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Question {
-    /// The question, with a blank before it; the answer continues it.
-    pub text: String,
-    /// The digits asked for; None if they were not told.
-    pub digits: Option<String>,
-}
-
-impl Question {
-    /// What has to follow: " 48213." or " unknown."
-    pub fn answer(&self) -> String {
-        wording::answer(self.digits.as_deref())
-    }
-}
-
-/// The words of one sample.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Scenario {
-    /// Key sentences, each with a blank before it, in the order of the keys.
-    pub keys: Vec<String>,
-    /// Questions in any order of the keys.
-    pub questions: Vec<Question>,
-}
-
-impl Scenario {
-    /// Draws names, digits and wordings.
-    pub fn draw(rng: &mut ChaCha8Rng, plan: &Plan) -> Self {
-        let digits: Vec<String> = (0..plan.keys).map(|_| digits(rng, plan.digits, plan.few_digits)).collect();
-        if plan.paper {
-            let digits = digits.first();
-            let keys = digits.iter().map(|d| wording::KEY.replace("{k}", d)).collect();
-            let question = Question { text: wording::QUESTION.into(), digits: digits.cloned() };
-            return Scenario { keys, questions: vec![question] };
-        }
-        // One name more, for the key that nobody told.
-        let names = if plan.named { wording::names(rng, plan.split, plan.keys + 1) } else { Vec::new() };
-        let owner = |i: usize| names.get(i).map(String::as_str);
-        let mut nouns: Vec<&str> = (0..=plan.keys).map(|_| wording::noun(rng, plan.split)).collect();
-        if rng.random_bool(0.5) {
-            let one = nouns[0];
-            nouns.fill(one);
-        }
-        let keys = (0..plan.keys).map(|i| wording::key(rng, plan.split, nouns[i], owner(i), &digits[i])).collect();
-        let mut asked: Vec<usize> = (0..plan.keys).collect();
-        shuffle(rng, &mut asked);
-        asked.truncate(plan.questions);
-        if plan.absent {
-            match asked.first_mut() {
-                Some(first) => *first = plan.keys,
-                None => asked.push(plan.keys),
-            }
-            shuffle(rng, &mut asked);
-        }
-        let questions = asked.into_iter().map(|i| {
-            let noun = if rng.random_bool(0.8) { nouns[i] } else { wording::noun(rng, plan.split) };
-            let text = wording::question(rng, plan.split, noun, owner(i));
-            Question { text, digits: digits.get(i).cloned() }
-        });
-        Scenario { questions: questions.collect(), keys }
-    }
-}
-
-/// Digits of a key.
-fn digits(rng: &mut ChaCha8Rng, [least, most]: [usize; 2], few: f64) -> String {
-    let n = rng.random_range(least..=most);
-    let mut alphabet: Vec<char> = ('0'..='9').collect();
-    if rng.random_bool(few) {
-        shuffle(rng, &mut alphabet);
-        alphabet.truncate(rng.random_range(2..=4));
-    }
-    (0..n).map(|_| alphabet[rng.random_range(0..alphabet.len())]).collect()
-}
-
-/// Fisher and Yates.
-pub(crate) fn shuffle<T>(rng: &mut ChaCha8Rng, items: &mut [T]) {
-    for i in (1..items.len()).rev() {
-        items.swap(i, rng.random_range(0..=i));
     }
 }
 
@@ -267,9 +175,11 @@ impl Passkey {
     fn plan(&self, rng: &mut ChaCha8Rng, most: usize) -> Plan {
         let c = &self.config;
         let paper = !rng.random_bool(c.varied);
+        let most = most.min(if paper { c.paper_keys } else { c.keys });
         let spread = most as f64 * rng.random::<f64>().powf(c.key_skew);
-        let keys = if paper { 1 } else { (1 + spread as usize).min(most) };
-        let named = !paper && (keys > 1 || rng.random_bool(c.named));
+        let keys = (1 + spread as usize).min(most);
+        let single = if paper && c.paper_keys == 1 { 0.0 } else { c.named };
+        let named = keys > 1 || rng.random_bool(single);
         let questions = if named { rng.random_range(1..=c.questions.min(keys)) } else { 1 };
         let absent = rng.random_bool(c.absent);
         // Without owners, and half of the time with them, no key at all is told.
@@ -289,7 +199,7 @@ impl Passkey {
     /// A row of `total` tokens. If the drawn sample does not fit, half as many keys are tried, and
     /// at last the paper's words, which fit any row of [`Task::min_tokens`].
     fn row(&self, rng: &mut ChaCha8Rng, total: usize, out: &mut Batch) {
-        let mut most = self.config.keys;
+        let mut most = self.config.keys.max(self.config.paper_keys);
         loop {
             let plan = self.plan(rng, most);
             let scenario = Scenario::draw(rng, &plan);
@@ -308,7 +218,7 @@ impl Passkey {
             }
             most /= 2;
         }
-        let plan = Plan { paper: true, keys: 1, named: false, ..self.plan(rng, 1) };
+        let plan = Plan { paper: true, keys: 1, named: false, questions: 1, absent: false, ..self.plan(rng, 1) };
         let scenario = Scenario::draw(rng, &plan);
         let fits = self.lay_out(rng, &scenario, Vec::new(), false, total, out);
         assert!(fits, "a row of {total} tokens is too short for the passkey task");
@@ -371,7 +281,9 @@ impl Passkey {
         let mut fill = Vec::with_capacity(n);
         let mut copy = |i: usize, n: usize, rng: &mut ChaCha8Rng| {
             let filler = &self.fillers[i].1;
-            filler.copy(rng.random_range(0..filler.len() as u64), n, &mut fill);
+            let at =
+                if rng.random_bool(self.config.numbers) { filler.near_a_digit(rng, n) } else { filler.anywhere(rng) };
+            filler.copy(at, n, &mut fill);
         };
         if rng.random_bool(self.config.switch) {
             let (a, b) = (rng.random_range(0..self.fillers.len()), rng.random_range(0..self.fillers.len()));
@@ -572,36 +484,6 @@ mod tests {
     }
 
     #[test]
-    fn absent_keys_are_absent() {
-        let mut rng = ChaCha8Rng::seed_from_u64(3);
-        let plan = Plan {
-            split: Split::HeldOut,
-            paper: false,
-            keys: 6,
-            named: true,
-            questions: 6,
-            absent: true,
-            digits: [4, 7],
-            few_digits: 0.3,
-        };
-        for _ in 0..200 {
-            let s = Scenario::draw(&mut rng, &plan);
-            assert_eq!((s.keys.len(), s.questions.len()), (6, 6));
-            let (known, unknown): (Vec<&Question>, Vec<&Question>) =
-                s.questions.iter().partition(|q| q.digits.is_some());
-            assert_eq!(unknown.len(), 1);
-            assert_eq!(unknown[0].answer(), " unknown.");
-            for q in known {
-                assert!(s.keys.iter().any(|k| k.contains(q.digits.as_ref().unwrap())));
-            }
-        }
-        let none = Scenario::draw(&mut rng, &Plan { keys: 0, questions: 1, named: false, ..plan });
-        assert!(none.keys.is_empty() && none.questions[0].digits.is_none());
-        let paper = Scenario::draw(&mut rng, &Plan { keys: 0, paper: true, ..plan });
-        assert_eq!(paper.questions[0], Question { text: wording::QUESTION.into(), digits: None });
-    }
-
-    #[test]
     fn short_rows_hold_the_paper_prompt() {
         let task = task(PasskeyConfig { varied: 1.0, keys: 64, ..PasskeyConfig::default() });
         let least = task.min_tokens();
@@ -610,14 +492,5 @@ mod tests {
                 assert!(answer.iter().any(|a| *a), "{}", tokenizer().decode(&tokens));
             }
         }
-    }
-
-    #[test]
-    fn few_digits_are_few() {
-        let mut rng = ChaCha8Rng::seed_from_u64(0);
-        let distinct = |d: &str| d.chars().collect::<std::collections::HashSet<_>>().len();
-        assert!((0..200).all(|_| distinct(&digits(&mut rng, [7, 7], 1.0)) <= 4));
-        let many = (0..200).filter(|_| distinct(&digits(&mut rng, [7, 7], 0.0)) > 4).count();
-        assert!(many > 120, "{many}");
     }
 }

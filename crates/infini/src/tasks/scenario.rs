@@ -1,0 +1,195 @@
+//! What a sample tells and asks: names, numbers and words, before any filler.
+
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+
+use super::wording::{self, Split};
+
+/// What one sample tells and asks, in numbers; [`Scenario::draw`] finds the words.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Which wordings and names.
+    pub split: Split,
+    /// The paper's words, with owners put in if keys have them.
+    pub paper: bool,
+    /// Keys that are told.
+    pub keys: usize,
+    /// Whether keys have owners.
+    pub named: bool,
+    /// Questions; with fewer than the keys any of them are asked for.
+    pub questions: usize,
+    /// Whether one question asks for a key that is not among those told.
+    pub absent: bool,
+    /// Fewest and most digits.
+    pub digits: [usize; 2],
+    /// Probability of few different digits.
+    pub few_digits: f64,
+}
+
+/// A question and its answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// The question, with a blank before it; the answer continues it.
+    pub text: String,
+    /// The digits asked for; None if they were not told.
+    pub digits: Option<String>,
+}
+
+impl Question {
+    /// What has to follow: " 48213." or " unknown."
+    pub fn answer(&self) -> String {
+        wording::answer(self.digits.as_deref())
+    }
+}
+
+/// The words of one sample.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scenario {
+    /// Key sentences, each with a blank before it, in the order of the keys.
+    pub keys: Vec<String>,
+    /// Questions in any order of the keys.
+    pub questions: Vec<Question>,
+}
+
+impl Scenario {
+    /// Draws names, digits and wordings.
+    pub fn draw(rng: &mut ChaCha8Rng, plan: &Plan) -> Self {
+        let digits: Vec<String> = (0..plan.keys).map(|_| digits(rng, plan.digits, plan.few_digits)).collect();
+        // One name more, for the key that nobody told.
+        let names = if plan.named { wording::names(rng, plan.split, plan.keys + 1) } else { Vec::new() };
+        let owner = |i: usize| names.get(i).map(String::as_str);
+        if plan.paper {
+            return Self::in_the_papers_words(rng, plan, &digits, &owner);
+        }
+        let mut nouns: Vec<&str> = (0..=plan.keys).map(|_| wording::noun(rng, plan.split)).collect();
+        if rng.random_bool(0.5) {
+            let one = nouns[0];
+            nouns.fill(one);
+        }
+        let keys = (0..plan.keys).map(|i| wording::key(rng, plan.split, nouns[i], owner(i), &digits[i])).collect();
+        let questions = asked(rng, plan).into_iter().map(|i| {
+            let noun = if rng.random_bool(0.8) { nouns[i] } else { wording::noun(rng, plan.split) };
+            let text = wording::question(rng, plan.split, noun, owner(i));
+            Question { text, digits: digits.get(i).cloned() }
+        });
+        Scenario { questions: questions.collect(), keys }
+    }
+
+    fn in_the_papers_words<'a>(
+        rng: &mut ChaCha8Rng,
+        plan: &Plan,
+        digits: &[String],
+        owner: &dyn Fn(usize) -> Option<&'a str>,
+    ) -> Self {
+        let of = |i: usize| owner(i).map_or_else(|| "pass key".into(), |x| format!("pass key of {x}"));
+        let told = |(i, d): (usize, &String)| wording::KEY.replace("pass key", &of(i)).replace("{k}", d);
+        let asked =
+            |i: usize| Question { text: wording::QUESTION.replace("pass key", &of(i)), digits: digits.get(i).cloned() };
+        Scenario {
+            keys: digits.iter().enumerate().map(told).collect(),
+            questions: self::asked(rng, plan).into_iter().map(asked).collect(),
+        }
+    }
+}
+
+/// Indices of the keys asked for, in any order; `plan.keys` itself stands for the one not told.
+fn asked(rng: &mut ChaCha8Rng, plan: &Plan) -> Vec<usize> {
+    let mut asked: Vec<usize> = (0..plan.keys).collect();
+    shuffle(rng, &mut asked);
+    asked.truncate(plan.questions);
+    if plan.absent {
+        match asked.first_mut() {
+            Some(first) => *first = plan.keys,
+            None => asked.push(plan.keys),
+        }
+        shuffle(rng, &mut asked);
+    }
+    asked
+}
+
+/// Digits of a key: `least..=most` of them, with probability `few` from 2 to 4 different ones only.
+pub fn digits(rng: &mut ChaCha8Rng, [least, most]: [usize; 2], few: f64) -> String {
+    let n = rng.random_range(least..=most);
+    let mut alphabet: Vec<char> = ('0'..='9').collect();
+    if rng.random_bool(few) {
+        shuffle(rng, &mut alphabet);
+        alphabet.truncate(rng.random_range(2..=4));
+    }
+    (0..n).map(|_| alphabet[rng.random_range(0..alphabet.len())]).collect()
+}
+
+/// Fisher and Yates.
+pub(crate) fn shuffle<T>(rng: &mut ChaCha8Rng, items: &mut [T]) {
+    for i in (1..items.len()).rev() {
+        items.swap(i, rng.random_range(0..=i));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+
+    #[test]
+    fn absent_keys_are_absent() {
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        let plan = Plan {
+            split: Split::HeldOut,
+            paper: false,
+            keys: 6,
+            named: true,
+            questions: 6,
+            absent: true,
+            digits: [4, 7],
+            few_digits: 0.3,
+        };
+        for _ in 0..200 {
+            let s = Scenario::draw(&mut rng, &plan);
+            assert_eq!((s.keys.len(), s.questions.len()), (6, 6));
+            let (known, unknown): (Vec<&Question>, Vec<&Question>) =
+                s.questions.iter().partition(|q| q.digits.is_some());
+            assert_eq!(unknown.len(), 1);
+            assert_eq!(unknown[0].answer(), " unknown.");
+            for q in known {
+                assert!(s.keys.iter().any(|k| k.contains(q.digits.as_ref().unwrap())));
+            }
+        }
+        let none = Scenario::draw(&mut rng, &Plan { keys: 0, questions: 1, named: false, ..plan });
+        assert!(none.keys.is_empty() && none.questions[0].digits.is_none());
+        let paper = Scenario::draw(&mut rng, &Plan { keys: 0, paper: true, named: false, ..plan });
+        assert_eq!(paper.questions, [Question { text: wording::QUESTION.into(), digits: None }]);
+    }
+
+    #[test]
+    fn the_papers_words_take_owners() {
+        let mut rng = ChaCha8Rng::seed_from_u64(4);
+        let plan = Plan {
+            split: Split::Trained,
+            paper: true,
+            keys: 3,
+            named: true,
+            questions: 2,
+            absent: false,
+            digits: [5, 5],
+            few_digits: 0.0,
+        };
+        let s = Scenario::draw(&mut rng, &plan);
+        assert_eq!((s.keys.len(), s.questions.len()), (3, 2));
+        for q in &s.questions {
+            let digits = q.digits.as_ref().unwrap();
+            let of = q.text.strip_prefix(" What is the pass key of ").unwrap().split_once('?').unwrap().0;
+            assert_eq!(q.text, format!(" What is the pass key of {of}? The pass key of {of} is"));
+            let key = format!(" The pass key of {of} is {digits}. Remember it. {digits} is the pass key of {of}.");
+            assert!(s.keys.contains(&key), "{key}");
+        }
+    }
+
+    #[test]
+    fn few_digits_are_few() {
+        let mut rng = ChaCha8Rng::seed_from_u64(0);
+        let distinct = |d: &str| d.chars().collect::<std::collections::HashSet<_>>().len();
+        assert!((0..200).all(|_| distinct(&digits(&mut rng, [7, 7], 1.0)) <= 4));
+        let many = (0..200).filter(|_| distinct(&digits(&mut rng, [7, 7], 0.0)) > 4).count();
+        assert!(many > 120, "{many}");
+    }
+}
