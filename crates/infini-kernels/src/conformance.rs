@@ -5,7 +5,7 @@
 //! `grad.q`, `aux.M_states`, …
 
 use crate::naive::attention as naive;
-use crate::{Rule, Settings};
+use crate::{Rope, Rule, Settings, attention, heads, local, rope};
 use std::collections::BTreeMap;
 
 /// A dense tensor of a golden file, of any element type, widened to f64.
@@ -183,4 +183,106 @@ pub fn check_reference(case: &Case) -> Result<Vec<Deviation>, String> {
     found.insert("aux.M_states".into(), states.0);
     found.insert("aux.z_states".into(), states.1);
     Ok(case.compare(&found, |_| F64_BOUND))
+}
+
+/// The f32 kernels on a golden case, at the [`simd::level`](crate::simd::level) in force: every output,
+/// state and gradient the file holds. Outputs are filled with NaN first.
+///
+/// # Errors
+/// A missing or misshapen tensor, by name.
+pub fn check_kernels(case: &Case) -> Result<Vec<Deviation>, String> {
+    let (z, reset) = (case.dims()?, case.reset());
+    let s = &case.settings;
+    let seq = s.rule == Rule::SeqDelta;
+    let single: BTreeMap<&str, Vec<f32>> =
+        case.tensors.iter().map(|(n, t)| (n.as_str(), t.data.iter().map(|x| *x as f32).collect())).collect();
+    let get = |n: &str| single.get(n).map(Vec::as_slice);
+    let heads = |n: &str, h: usize, d: usize| heads::Heads::dense(get(n).unwrap_or(&[]), z.b, z.t, h, d);
+    let table = rope::Table::new(&rope::frequencies(s.theta, z.d), 0, z.t);
+    let x = attention::Inputs {
+        q: heads("in.q", z.h, z.d),
+        k: heads("in.k", z.hkv, z.d),
+        v: heads("in.v", z.hkv, z.dv),
+        w: get("in.w"),
+        a: get("in.a"),
+        c: get("in.c"),
+        beta: get("in.beta"),
+        gate: get("in.gate"),
+        fmap_w: get("in.fmap_w"),
+        reset: (!reset.is_empty()).then_some(&reset),
+        m0: get("in.M0"),
+        z0: get("in.z0"),
+        angles: (s.rope != Rope::None).then_some(local::Angles { cos: &table.cos, sin: &table.sin }),
+    };
+    let nan = |n: usize| vec![f32::NAN; n];
+    let mut scratch = nan(attention::scratch_len(s, &x, rayon::current_num_threads()));
+    let mut saved = attention::Saved::default();
+    let z_len = if seq { 0 } else { z.b * z.hkv * z.f };
+    let (mut y, mut m, mut zz) = (nan(z.b * z.t * z.h * z.dv), nan(z.b * z.hkv * z.f * z.dv), nan(z_len));
+    let mut out = attention::Outputs {
+        y: heads::HeadsMut::dense(&mut y, z.b, z.t, z.h, z.dv),
+        m: Some(&mut m),
+        z: (!seq).then_some(&mut zz[..]),
+    };
+    attention::forward(s, &x, &mut out, Some(&mut saved), &mut scratch);
+    scratch.fill(f32::NAN);
+    let lengths = INPUTS.map(|n| get(&format!("in.{n}")).map_or(0, <[_]>::len));
+    let mut grads = lengths.map(nan);
+    {
+        let [q, k, v, w, a, c, beta, gate, fmap_w, m0, z0] = &mut grads;
+        let present = |g| Some(g).filter(|g: &&mut Vec<f32>| !g.is_empty()).map(|g| &mut g[..]);
+        let mut g = attention::Grads {
+            q: heads::HeadsMut::dense(q, z.b, z.t, z.h, z.d),
+            k: heads::HeadsMut::dense(k, z.b, z.t, z.hkv, z.d),
+            v: heads::HeadsMut::dense(v, z.b, z.t, z.hkv, z.dv),
+            w: present(w),
+            a: present(a),
+            c: present(c),
+            beta: present(beta),
+            gate: present(gate),
+            fmap_w: present(fmap_w),
+            m0: present(m0),
+            z0: present(z0),
+        };
+        let up = attention::Upstream {
+            y: heads("up.y", z.h, z.dv),
+            m: get("up.M"),
+            z: if seq { None } else { get("up.z") },
+        };
+        attention::backward(s, &x, &saved, &up, &mut g, &mut scratch);
+    }
+    let wide = |x: &[f32]| x.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
+    // [B, H, T, Dv] → [B, T, H, Dv]
+    let by_token = |x: &[f32]| {
+        let mut out = Vec::new();
+        for (b, t) in (0..z.b).flat_map(|b| (0..z.t).map(move |t| (b, t))) {
+            for h in 0..z.h {
+                let i = ((b * z.h + h) * z.t + t) * z.dv;
+                out.extend(x.get(i..i + z.dv).map_or(vec![0.0; z.dv], wide));
+            }
+        }
+        out
+    };
+    let mut found = BTreeMap::new();
+    for (n, x) in INPUTS.into_iter().zip(&grads) {
+        found.insert(format!("grad.{n}"), wide(x));
+    }
+    found.insert("out.y".into(), wide(&y));
+    found.insert("out.M".into(), wide(&m));
+    found.insert("out.z".into(), wide(&zz));
+    found.insert("out.a_mem".into(), by_token(saved.a_mem()));
+    found.insert("out.a_dot".into(), by_token(saved.a_dot()));
+    let (mut ms, mut zs) = (Vec::new(), Vec::new());
+    let len = z.f * (z.dv + 1);
+    for j in 0..saved.state_count() {
+        for row in saved.states().chunks_exact(saved.state_count() * len) {
+            let (m, z) = row[j * len..(j + 1) * len].split_at(z.f * z.dv);
+            ms.extend(wide(m));
+            zs.extend(wide(z));
+        }
+    }
+    found.insert("aux.M_states".into(), ms);
+    found.insert("aux.z_states".into(), zs);
+    Ok(case
+        .compare(&found, |n| if n.starts_with("grad.") { F32_BOUND.max(8.0 * case.f32_err_grad) } else { F32_BOUND }))
 }

@@ -6,13 +6,33 @@
 //! `docs/math.md`, which lists the numbers of the paper (Munkhdalai, Faruqui, Gopal 2024,
 //! arXiv 2404.07143) beside them.
 
+pub mod activation;
+pub mod attention;
+mod attention_backward;
+mod blocks;
+mod cells;
 pub mod conformance;
+pub mod conv;
+pub mod embedding;
 pub mod features;
+mod flash;
+pub mod heads;
+pub mod linear;
+pub mod local;
+pub mod loss;
+pub mod machine;
 pub mod math;
 pub mod matmul;
+pub mod memory;
 pub mod naive;
+pub mod norm;
+pub mod optim;
+mod par;
+pub mod rope;
 pub mod schedule;
+mod seqdelta;
 pub mod settings;
 pub mod simd;
+mod tile;
 
 pub use settings::{Features, FinalState, Mix, Rope, Rule, Settings};

@@ -1,6 +1,7 @@
 //! The golden op files, by the f64 reference and by every f32 path.
 
-use infini_kernels::conformance::{Case, Deviation, Tensor, check_reference};
+use infini_kernels::conformance::{Case, Deviation, Tensor, check_kernels, check_reference};
+use infini_kernels::simd::{Level, force};
 use infini_kernels::{Features, FinalState, Mix, Rope, Rule, Settings};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
@@ -86,10 +87,8 @@ fn assert_passed(what: &str, found: &[(String, Vec<Deviation>)]) {
     let worst = found.iter().flat_map(|(_, d)| d).fold(0.0, |m: f64, d| m.max(d.error));
     let tensors: usize = found.iter().map(|(_, d)| d.len()).sum();
     println!("{what}: {tensors} tensors, worst error {worst:.2e}");
-    let failed: Vec<String> = found
-        .iter()
-        .flat_map(|(n, d)| d.iter().filter(|d| !d.passed()).map(move |d| format!("{n} {d:?}")))
-        .collect();
+    let failed: Vec<String> =
+        found.iter().flat_map(|(n, d)| d.iter().filter(|d| !d.passed()).map(move |d| format!("{n} {d:?}"))).collect();
     assert!(failed.is_empty(), "{what}:\n{}", failed.join("\n"));
     assert!(tensors > 400, "{what}: only {tensors} tensors were compared");
 }
@@ -98,4 +97,16 @@ fn assert_passed(what: &str, found: &[(String, Vec<Deviation>)]) {
 fn reference() {
     let found: Vec<_> = cases().iter().map(|(n, c)| (n.clone(), check_reference(c).unwrap())).collect();
     assert_passed("f64 reference", &found);
+}
+
+/// The one test of this file that forces a level.
+#[test]
+fn kernels_at_every_level() {
+    let cases = cases();
+    for level in Level::available() {
+        force(Some(level));
+        let found: Vec<_> = cases.iter().map(|(n, c)| (n.clone(), check_kernels(c).unwrap())).collect();
+        force(None);
+        assert_passed(level.name(), &found);
+    }
 }

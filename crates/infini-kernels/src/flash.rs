@@ -1,0 +1,443 @@
+//! Exact local attention of one query head, in tiles of 64 queries and 64 keys with a running softmax:
+//! never more than one tile of scores (Dao et al. 2022, arXiv 2205.14135). (1), (2) and §9 b.
+//!
+//! Every query sees one contiguous range of keys, from [`Visible`] to itself. Work is skipped in steps of
+//! 16 queries and 16 keys outside those ranges, so a causal tile costs 5/8 of a full one.
+
+use crate::local::Angles;
+use crate::math::{exp, exp_sum, max};
+use crate::settings::{Rope, Settings};
+use crate::tile::{product, transpose};
+
+/// Queries and keys of a tile.
+pub(crate) const TILE: usize = 64;
+/// Rows that are taken together.
+const PANEL: usize = 16;
+
+/// The rotation of one layout, by positions relative to the first key.
+#[derive(Clone, Copy)]
+pub(crate) struct Rotation<'a> {
+    layout: Rope,
+    angles: Angles<'a>,
+    half: usize,
+}
+
+impl<'a> Rotation<'a> {
+    /// Checks that the angles reach `positions` positions.
+    pub(crate) fn new(layout: Rope, angles: Option<Angles<'a>>, d: usize, positions: usize) -> Self {
+        if layout == Rope::None {
+            return Rotation { layout, angles: Angles { cos: &[], sin: &[] }, half: 0 };
+        }
+        let (angles, half) = (angles.expect("rope: angles missing: pass a table"), d / 2);
+        assert!(d.is_multiple_of(2), "rope: head width {d} is odd");
+        let n = positions * half;
+        assert!(angles.cos.len() >= n && angles.sin.len() >= n, "rope: angles: fewer than {positions} positions");
+        Rotation { layout, angles, half }
+    }
+
+    /// `n` rows of `x`, turned by positions `p..` (back if `inverse`) and scaled, into the dense `out`.
+    pub(crate) fn rows(
+        &self,
+        x: &[f32],
+        stride: usize,
+        n: usize,
+        d: usize,
+        p: usize,
+        inverse: bool,
+        scale: f32,
+        out: &mut [f32],
+    ) {
+        let (cos, sin) = match self.layout {
+            Rope::None => (&[][..], &[][..]),
+            _ => (&self.angles.cos[p * self.half..], &self.angles.sin[p * self.half..]),
+        };
+        turn(self.layout, x, stride, d, cos, sin, if inverse { -1.0 } else { 1.0 }, scale, &mut out[..n * d]);
+    }
+}
+
+crate::simd! {
+fn turn(layout: Rope, x: &[f32], stride: usize, d: usize, cos: &[f32], sin: &[f32], sign: f32, scale: f32, out: &mut [f32]) {
+    let half = d / 2;
+    for (i, out) in out.chunks_exact_mut(d).enumerate() {
+        let x = &x[i * stride..i * stride + d];
+        if layout == Rope::None {
+            for j in 0..d {
+                out[j] = x[j] * scale;
+            }
+            continue;
+        }
+        let (cos, sin) = (&cos[i * half..(i + 1) * half], &sin[i * half..(i + 1) * half]);
+        if layout == Rope::Half {
+            let ((x0, x1), (y0, y1)) = (x.split_at(half), out.split_at_mut(half));
+            for j in 0..half {
+                let (c, s) = (cos[j] * scale, sin[j] * scale * sign);
+                y0[j] = x0[j] * c - x1[j] * s;
+                y1[j] = x0[j] * s + x1[j] * c;
+            }
+        } else {
+            for j in 0..half {
+                let (c, s) = (cos[j] * scale, sin[j] * scale * sign);
+                out[2 * j] = x[2 * j] * c - x[2 * j + 1] * s;
+                out[2 * j + 1] = x[2 * j] * s + x[2 * j + 1] * c;
+            }
+        }
+    }
+}
+/// The same for rows that are turned back in place.
+fn turn_back(layout: Rope, x: &mut [f32], d: usize, cos: &[f32], sin: &[f32]) {
+    let half = d / 2;
+    for (i, x) in x.chunks_exact_mut(d).enumerate() {
+        let (cos, sin) = (&cos[i * half..(i + 1) * half], &sin[i * half..(i + 1) * half]);
+        if layout == Rope::Half {
+            let (x0, x1) = x.split_at_mut(half);
+            for j in 0..half {
+                (x0[j], x1[j]) = (x0[j] * cos[j] + x1[j] * sin[j], x1[j] * cos[j] - x0[j] * sin[j]);
+            }
+        } else {
+            for j in 0..half {
+                let (a, b) = (x[2 * j], x[2 * j + 1]);
+                (x[2 * j], x[2 * j + 1]) = (a * cos[j] + b * sin[j], b * cos[j] - a * sin[j]);
+            }
+        }
+    }
+}
+}
+
+impl Rotation<'_> {
+    /// Turns the dense rows of `x` back by positions 0.. in place.
+    pub(crate) fn back(&self, x: &mut [f32], d: usize) {
+        if self.layout != Rope::None {
+            turn_back(self.layout, x, d, self.angles.cos, self.angles.sin);
+        }
+    }
+}
+
+/// First visible key of each query in turn: `V(i)` of (2).
+#[derive(Clone, Copy)]
+pub(crate) struct Visible<'a> {
+    segment_len: usize,
+    span: usize,
+    /// Absolute position of key 0, a multiple of the segment length.
+    k_pos: usize,
+    /// Of the keys; empty where no document starts.
+    reset: &'a [u8],
+    /// Key index of the next query.
+    next: usize,
+    /// Key index where its document starts, as far as known.
+    document: usize,
+}
+
+impl<'a> Visible<'a> {
+    pub(crate) fn new(s: &Settings, k_pos: usize, reset: &'a [u8], first_query: usize) -> Self {
+        let document = match reset.get(..first_query) {
+            Some(r) => r.iter().rposition(|&r| r != 0).unwrap_or(0),
+            None => 0,
+        };
+        Visible { segment_len: s.segment_len, span: s.span, k_pos, reset, next: first_query, document }
+    }
+
+    /// The first visible keys of the next `out.len()` queries.
+    fn fill(&mut self, out: &mut [usize]) {
+        for lo in out {
+            if self.reset.get(self.next).is_some_and(|&r| r != 0) {
+                self.document = self.next;
+            }
+            let window = ((self.k_pos + self.next) / self.segment_len + 1).saturating_sub(self.span) * self.segment_len;
+            *lo = window.saturating_sub(self.k_pos).max(self.document);
+            self.next += 1;
+        }
+    }
+}
+
+/// Tiles of 64 rows of a dense `[n, d]` matrix, each transposed to `[d, 64]`; the last one filled up with 0.
+pub(crate) fn pack_transposed(x: &[f32], n: usize, d: usize, out: &mut [f32]) {
+    for (tile, out) in x[..n * d].chunks(TILE * d).zip(out.chunks_exact_mut(TILE * d)) {
+        let rows = tile.len() / d;
+        if rows < TILE {
+            out.fill(0.0);
+        }
+        transpose(tile, d, rows, d, out, TILE);
+    }
+}
+
+/// The keys of one head, turned and packed as by [`pack_transposed`]; `turned` holds [`TILE`] rows.
+pub(crate) fn pack_keys(
+    rot: &Rotation,
+    k: &[f32],
+    stride: usize,
+    n: usize,
+    d: usize,
+    turned: &mut [f32],
+    out: &mut [f32],
+) {
+    for (i, out) in out.chunks_exact_mut(TILE * d).enumerate() {
+        let rows = TILE.min(n - i * TILE);
+        rot.rows(&k[i * TILE * stride..], stride, rows, d, i * TILE, false, 1.0, turned);
+        pack_transposed(turned, rows, d, out);
+    }
+}
+
+/// Floats of [`pack_transposed`]'s result.
+pub(crate) fn packed_len(n: usize, d: usize) -> usize {
+    n.next_multiple_of(TILE) * d
+}
+
+/// Where 16 queries and the keys of a tile meet.
+struct Meeting {
+    /// Columns of the tile, multiples of 16.
+    from: usize,
+    to: usize,
+}
+
+/// None if none of the queries sees a key of the tile at `k0`. `lo` are their first visible keys, `last`
+/// the key index of the last one.
+fn meet(lo: &[usize], last: usize, k0: usize) -> Option<Meeting> {
+    let (from, to) = (lo[0].max(k0), (last + 1).min(k0 + TILE));
+    (from < to).then(|| Meeting { from: (from - k0) / PANEL * PANEL, to: (to - k0).next_multiple_of(PANEL) })
+}
+
+/// Scratch of [`forward`].
+pub(crate) fn forward_scratch(d: usize) -> usize {
+    TILE * d + PANEL * TILE
+}
+
+/// A_dot of some queries, the first of which is key `first`, into the dense `out [n, Dv]`. The log-sum-exp
+/// of their scores goes into `lse [n, 2]` as two terms, the largest score and log Σ exp(score − largest):
+/// their rounded sum would cost digits when scores are large. `kt` are the turned keys, packed; `v [Tk, Dv]` is dense.
+pub(crate) fn forward(
+    rot: &Rotation,
+    mut visible: Visible,
+    (q, stride, first): (&[f32], usize, usize),
+    kt: &[f32],
+    v: &[f32],
+    (d, dv, tk): (usize, usize, usize),
+    out: &mut [f32],
+    lse: &mut [f32],
+    scratch: &mut [f32],
+) {
+    let (qs, scores) = scratch.split_at_mut(TILE * d);
+    let scale = 1.0 / (d as f32).sqrt();
+    let n = lse.len() / 2;
+    let mut lo = [0; TILE];
+    for r0 in (0..n).step_by(TILE) {
+        let rows = TILE.min(n - r0);
+        rot.rows(&q[r0 * stride..], stride, rows, d, first + r0, false, scale, qs);
+        visible.fill(&mut lo[..rows]);
+        let out = &mut out[r0 * dv..(r0 + rows) * dv];
+        out.fill(0.0);
+        let (mut m, mut sum) = ([f32::NEG_INFINITY; TILE], [0.0; TILE]);
+        for k0 in (lo[0] / TILE * TILE..first + r0 + rows).step_by(TILE) {
+            let kt = &kt[k0 * d..(k0 + TILE) * d];
+            for p in (0..rows).step_by(PANEL) {
+                let end = (p + PANEL).min(rows);
+                let query = first + r0 + p;
+                let Some(at) = meet(&lo[p..end], query + (end - p) - 1, k0) else { continue };
+                let (pr, keys) = (end - p, at.to.min(tk - k0) - at.from);
+                product(
+                    [pr, d, at.to - at.from],
+                    &mut scores[at.from..],
+                    TILE,
+                    false,
+                    &qs[p * d..],
+                    (d, 1),
+                    &kt[at.from..],
+                    TILE,
+                );
+                let out = &mut out[p * dv..end * dv];
+                softmax(scores, at.from, at.to, k0, query, &lo[p..end], &mut m[p..end], &mut sum[p..end], out);
+                product([pr, keys, dv], out, dv, true, &scores[at.from..], (TILE, 1), &v[(k0 + at.from) * dv..], dv);
+            }
+        }
+        finish(out, dv, &m[..rows], &sum[..rows], &mut lse[2 * r0..2 * (r0 + rows)]);
+    }
+}
+
+/// `Σ x_i y_i` in the order in which [`product`] adds: where one key has all the weight, `<dA_dot, A_dot>` then
+/// cancels `<dA_dot, v>` exactly, however large the scores are.
+#[inline(always)]
+pub(crate) fn chained_dot(x: &[f32], y: &[f32]) -> f32 {
+    x.iter().zip(y).fold(0.0, |s, (x, y)| x.mul_add(*y, s))
+}
+
+crate::simd! {
+/// Scores of some rows → exp(score − m), 0 where the key is not visible; running maximum, sum and output
+/// follow.
+fn softmax(scores: &mut [f32], from: usize, to: usize, k0: usize, query: usize, lo: &[usize], m: &mut [f32], sum: &mut [f32], out: &mut [f32]) {
+    let dv = out.len() / lo.len();
+    for i in 0..lo.len() {
+        let row = &mut scores[i * TILE + from..i * TILE + to];
+        // visible: columns a..b of the row
+        let a = lo[i].saturating_sub(k0 + from).min(row.len());
+        let b = (query + i + 1).saturating_sub(k0 + from).min(row.len());
+        if a >= b {
+            row.fill(0.0);
+            continue;
+        }
+        row[..a].fill(f32::NEG_INFINITY);
+        row[b..].fill(f32::NEG_INFINITY);
+        let top = max(row);
+        let top = if top > m[i] { top } else { m[i] };
+        let fade = exp(m[i] - top);
+        sum[i] = sum[i].mul_add(fade, exp_sum(row, 1.0, top));
+        m[i] = top;
+        if fade != 1.0 {
+            for x in &mut out[i * dv..(i + 1) * dv] {
+                *x *= fade;
+            }
+        }
+    }
+}
+fn finish(out: &mut [f32], dv: usize, m: &[f32], sum: &[f32], lse: &mut [f32]) {
+    for i in 0..m.len() {
+        let s = 1.0 / sum[i];
+        for x in &mut out[i * dv..(i + 1) * dv] {
+            *x *= s;
+        }
+        lse[2 * i] = m[i];
+        lse[2 * i + 1] = sum[i].ln();
+    }
+}
+/// `p`: scores → probabilities, `ds`: their gradients → those of the scores (§9 b, the scale left to q).
+fn softmax_backward(p: &mut [f32], ds: &mut [f32], from: usize, to: usize, k0: usize, query: usize, lo: &[usize], lse: &[f32], delta: &[f32]) {
+    for i in 0..lo.len() {
+        let (p, ds) = (&mut p[i * TILE..(i + 1) * TILE], &mut ds[i * TILE..(i + 1) * TILE]);
+        let a = lo[i].saturating_sub(k0).min(TILE);
+        let b = (query + i + 1).saturating_sub(k0).min(TILE);
+        p[..from].fill(0.0);
+        ds[..from].fill(0.0);
+        p[to..].fill(0.0);
+        ds[to..].fill(0.0);
+        if a >= b {
+            p.fill(0.0);
+            ds.fill(0.0);
+            continue;
+        }
+        let (a, b, p, ds) = (a - from.min(a), b - from, &mut p[from..to], &mut ds[from..to]);
+        p[..a].fill(f32::NEG_INFINITY);
+        p[b..].fill(f32::NEG_INFINITY);
+        for (p, ds) in p.as_chunks_mut::<16>().0.iter_mut().zip(ds.as_chunks_mut::<16>().0) {
+            for l in 0..16 {
+                p[l] = exp((p[l] - lse[2 * i]) - lse[2 * i + 1]);
+                ds[l] = p[l] * (ds[l] - delta[i]);
+            }
+        }
+    }
+}
+/// `out_i = s_i x_i` row by row and `dots_i = <out_i, y_i>`.
+pub(crate) fn scaled_rows(x: &[f32], stride: usize, d: usize, s: &[f32], y: &[f32], out: &mut [f32], dots: &mut [f32]) {
+    for i in 0..s.len() {
+        let o = &mut out[i * d..(i + 1) * d];
+        for (o, x) in o.iter_mut().zip(&x[i * stride..i * stride + d]) {
+            *o = x * s[i];
+        }
+        dots[i] = chained_dot(o, &y[i * d..(i + 1) * d]);
+    }
+}
+}
+
+/// Scratch of [`backward`].
+pub(crate) fn backward_scratch(d: usize) -> usize {
+    2 * TILE * d + 2 * TILE * TILE
+}
+
+/// What the backward pass needs of the keys and values of one head.
+pub(crate) struct Keys<'a> {
+    /// Turned, dense `[Tk, D]`.
+    pub k: &'a [f32],
+    /// The same, packed.
+    pub kt: &'a [f32],
+    /// Values, packed.
+    pub vt: &'a [f32],
+}
+
+/// §9 b for one query head: `dout [n, Dv]` is dense, `delta_i = <dout_i, A_dot_i>`. Writes the dense
+/// `dq [n, D]`; adds to the dense `dk [Tk, D]`, the gradient of the turned keys, and `dv [Tk, Dv]`.
+pub(crate) fn backward(
+    rot: &Rotation,
+    mut visible: Visible,
+    (q, stride, first): (&[f32], usize, usize),
+    keys: &Keys,
+    (d, dv, tk): (usize, usize, usize),
+    lse: &[f32],
+    dout: &[f32],
+    delta: &[f32],
+    dq: &mut [f32],
+    dk: &mut [f32],
+    dval: &mut [f32],
+    scratch: &mut [f32],
+) {
+    let (qs, rest) = scratch.split_at_mut(TILE * d);
+    let (dqs, rest) = rest.split_at_mut(TILE * d);
+    let (p, ds) = rest.split_at_mut(TILE * TILE);
+    let scale = 1.0 / (d as f32).sqrt();
+    let n = lse.len() / 2;
+    let mut lo = [0; TILE];
+    for r0 in (0..n).step_by(TILE) {
+        let rows = TILE.min(n - r0);
+        rot.rows(&q[r0 * stride..], stride, rows, d, first + r0, false, scale, qs);
+        visible.fill(&mut lo[..rows]);
+        dqs[..rows * d].fill(0.0);
+        let dout = &dout[r0 * dv..(r0 + rows) * dv];
+        for k0 in (lo[0] / TILE * TILE..first + r0 + rows).step_by(TILE) {
+            let (kt, vt) = (&keys.kt[k0 * d..(k0 + TILE) * d], &keys.vt[k0 * dv..(k0 + TILE) * dv]);
+            // first row that sees anything of each 16 keys
+            let mut seen = [rows; TILE / PANEL];
+            for r in (0..rows).step_by(PANEL) {
+                let end = (r + PANEL).min(rows);
+                let query = first + r0 + r;
+                let (p, ds) = (&mut p[r * TILE..end * TILE], &mut ds[r * TILE..end * TILE]);
+                let Some(at) = meet(&lo[r..end], query + (end - r) - 1, k0) else {
+                    p.fill(0.0);
+                    ds.fill(0.0);
+                    continue;
+                };
+                let (pr, cols, keys_met) = (end - r, at.to - at.from, at.to.min(tk - k0) - at.from);
+                product([pr, d, cols], &mut p[at.from..], TILE, false, &qs[r * d..], (d, 1), &kt[at.from..], TILE);
+                product(
+                    [pr, dv, cols],
+                    &mut ds[at.from..],
+                    TILE,
+                    false,
+                    &dout[r * dv..],
+                    (dv, 1),
+                    &vt[at.from..],
+                    TILE,
+                );
+                let of = r0 + r..r0 + end;
+                softmax_backward(
+                    p,
+                    ds,
+                    at.from,
+                    at.to,
+                    k0,
+                    query,
+                    &lo[r..end],
+                    &lse[2 * of.start..2 * of.end],
+                    &delta[of],
+                );
+                let k = &keys.k[(k0 + at.from) * d..];
+                product([pr, keys_met, d], &mut dqs[r * d..], d, true, &ds[at.from..], (TILE, 1), k, d);
+                for s in &mut seen[at.from / PANEL..at.to / PANEL] {
+                    *s = (*s).min(r);
+                }
+            }
+            let mut c = 0;
+            while c < TILE / PANEL {
+                let (from, mut to) = (c, c + 1);
+                while to < TILE / PANEL && seen[to] == seen[from] {
+                    to += 1;
+                }
+                c = to;
+                let (r, j, j_end) = (seen[from], from * PANEL, (to * PANEL).min(tk - k0));
+                if r == rows || j >= j_end {
+                    continue;
+                }
+                let (m, k) = (j_end - j, rows - r);
+                let (p, ds) = (&p[r * TILE + j..], &ds[r * TILE + j..]);
+                product([m, k, dv], &mut dval[(k0 + j) * dv..], dv, true, p, (1, TILE), &dout[r * dv..], dv);
+                product([m, k, d], &mut dk[(k0 + j) * d..], d, true, ds, (1, TILE), &qs[r * d..], d);
+            }
+        }
+        rot.rows(dqs, d, rows, d, first + r0, true, scale, &mut dq[r0 * d..(r0 + rows) * d]);
+    }
+}
