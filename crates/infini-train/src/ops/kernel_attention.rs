@@ -1,0 +1,272 @@
+//! Attention kernels as differentiable operations: all segments, heads and rows in one.
+
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::NoCheckpointing};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::{Autodiff, Flex};
+use burn::tensor::Tensor;
+use burn_flex::FlexTensor;
+
+use infini_kernels::attention::{self, Grads, Inputs, Outputs, Saved, Upstream};
+use infini_kernels::heads::{Heads, HeadsMut};
+use infini_kernels::local::{self, Angles, Window};
+use infini_kernels::rope::{Table, frequencies};
+use infini_kernels::{Rope, Settings};
+
+use super::kernel::{finish, parts, slice, upstream, wrap, zeros};
+use super::{AttentionInputs, HeadShape, Tokens};
+
+/// What both operations need to know again in the backward pass.
+#[derive(Clone, Debug)]
+struct Frame {
+    settings: Settings,
+    shape: HeadShape,
+    batch: usize,
+    len: usize,
+    value_width: usize,
+    reset: Option<Vec<u8>>,
+    angles: Option<Table>,
+}
+
+impl Frame {
+    fn new(s: &Settings, shape: HeadShape, v: &Tensor<2>, t: &Tokens) -> Self {
+        let angles = (s.rope != Rope::None).then(|| Table::new(&frequencies(s.theta, shape.width), 0, t.len));
+        let value_width = v.dims()[1] / shape.kv_heads;
+        let reset = t.reset.map(<[u8]>::to_vec);
+        Frame { settings: *s, shape, batch: t.batch, len: t.len, value_width, reset, angles }
+    }
+
+    fn angles(&self) -> Option<Angles<'_>> {
+        self.angles.as_ref().map(|t| Angles { cos: &t.cos, sin: &t.sin })
+    }
+
+    fn heads<'a>(&self, x: &'a [f32], heads: usize, width: usize) -> Heads<'a> {
+        Heads::dense(x, self.batch, self.len, heads, width)
+    }
+
+    fn heads_mut<'a>(&self, x: &'a mut [f32], heads: usize, width: usize) -> HeadsMut<'a> {
+        HeadsMut::dense(x, self.batch, self.len, heads, width)
+    }
+
+    fn rows(&self) -> usize {
+        self.batch * self.len
+    }
+
+    /// Columns of q, k, v and y.
+    fn columns(&self) -> [usize; 4] {
+        let HeadShape { heads, kv_heads, width } = self.shape;
+        [heads * width, kv_heads * width, kv_heads * self.value_width, heads * self.value_width]
+    }
+
+    fn window<'a>(&'a self, q: &'a [f32], k: &'a [f32], v: &'a [f32]) -> Window<'a> {
+        let HeadShape { heads, kv_heads, width } = self.shape;
+        Window {
+            q: self.heads(q, heads, width),
+            q_pos: 0,
+            k: self.heads(k, kv_heads, width),
+            v: self.heads(v, kv_heads, self.value_width),
+            k_pos: 0,
+            reset: self.reset.as_deref(),
+            angles: self.angles(),
+        }
+    }
+}
+
+/// Names of the nine inputs, in the order of the operation's parents.
+const W: usize = 3;
+const A: usize = 4;
+const C: usize = 5;
+const BETA: usize = 6;
+const GATE: usize = 7;
+const FMAP: usize = 8;
+
+#[derive(Clone, Debug)]
+struct AttentionState {
+    frame: Frame,
+    /// q, k, v, and the optional inputs that are there.
+    inputs: [Option<FlexTensor>; 9],
+    saved: std::sync::Arc<Saved>,
+}
+
+impl AttentionState {
+    fn inputs(&self) -> Inputs<'_> {
+        let f = &self.frame;
+        let at = |i: usize| self.inputs[i].as_ref().map(slice);
+        let window = f.window(at(0).unwrap_or(&[]), at(1).unwrap_or(&[]), at(2).unwrap_or(&[]));
+        Inputs {
+            q: window.q,
+            k: window.k,
+            v: window.v,
+            w: at(W),
+            a: at(A),
+            c: at(C),
+            beta: at(BETA),
+            gate: at(GATE),
+            fmap_w: at(FMAP),
+            reset: f.reset.as_deref(),
+            m0: None,
+            z0: None,
+            angles: f.angles(),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Attention;
+
+impl Backward<Flex, 9> for Attention {
+    type State = AttentionState;
+
+    fn backward(self, ops: Ops<Self::State, 9>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = upstream(&ops, grads);
+        let state = &ops.state;
+        let f = &state.frame;
+        let HeadShape { heads, kv_heads, width } = f.shape;
+        let x = state.inputs();
+        let mut scratch = zeros(attention::scratch_len(&f.settings, &x, rayon::current_num_threads()));
+        // inputs that are absent or untracked get no gradient
+        let wanted = |i: usize| ops.parents[i].is_some() && state.inputs[i].is_some();
+        let mut d: [Vec<f32>; 9] = std::array::from_fn(|i| match &state.inputs[i] {
+            Some(input) if i < W || wanted(i) => zeros(slice(input).len()),
+            _ => Vec::new(),
+        });
+        {
+            let [q, k, v, w, a, c, beta, gate, fmap] = &mut d;
+            let mut g = Grads {
+                q: f.heads_mut(q, heads, width),
+                k: f.heads_mut(k, kv_heads, width),
+                v: f.heads_mut(v, kv_heads, f.value_width),
+                w: optional(w),
+                a: optional(a),
+                c: optional(c),
+                beta: optional(beta),
+                gate: optional(gate),
+                fmap_w: optional(fmap),
+                m0: None,
+                z0: None,
+            };
+            let up = Upstream { y: f.heads(slice(&dy), heads, f.value_width), m: None, z: None };
+            attention::backward(&f.settings, &x, &state.saved, &up, &mut g, &mut scratch);
+        }
+        let [q, k, v, _] = f.columns();
+        let n = f.rows();
+        for (i, (node, d)) in ops.parents.iter().zip(d).enumerate() {
+            let Some(node) = node.as_ref().filter(|_| !d.is_empty()) else { continue };
+            let d = match i {
+                0 => wrap(d, [n, q]),
+                1 => wrap(d, [n, k]),
+                2 => wrap(d, [n, v]),
+                W | A => wrap(d, [n, kv_heads]),
+                C => wrap(d, [kv_heads]),
+                BETA => wrap(d, [heads]),
+                GATE => wrap(d, [n, heads]),
+                _ => {
+                    let columns = d.len() / (kv_heads * width);
+                    wrap(d, [kv_heads, width, columns])
+                }
+            };
+            grads.register::<Flex>(node.id, d);
+        }
+    }
+}
+
+fn optional(d: &mut Vec<f32>) -> Option<&mut [f32]> {
+    if d.is_empty() { None } else { Some(d) }
+}
+
+pub fn attention(s: &Settings, shape: HeadShape, x: &AttentionInputs, t: &Tokens) -> Tensor<2> {
+    let frame = Frame::new(s, shape, &x.v, t);
+    // an operation has a fixed number of parents: absent inputs are untracked dummies
+    let dummy = || Tensor::<1>::zeros([1], &x.q.device());
+    let present = [true, true, true, x.w.is_some(), x.a.is_some(), x.c.is_some(), x.beta.is_some(), x.gate.is_some(), x.fmap.is_some()];
+    fn part<const D: usize>(x: &Option<Tensor<D>>, dummy: impl Fn() -> Tensor<1>) -> (FlexTensor, burn::backend::autodiff::ops::NodeGuard) {
+        x.clone().map_or_else(|| parts(dummy()), parts)
+    }
+    let all = [
+        parts(x.q.clone()),
+        parts(x.k.clone()),
+        parts(x.v.clone()),
+        part(&x.w, dummy),
+        part(&x.a, dummy),
+        part(&x.c, dummy),
+        part(&x.beta, dummy),
+        part(&x.gate, dummy),
+        part(&x.fmap, dummy),
+    ];
+    let (tensors, nodes): (Vec<_>, Vec<_>) = all.into_iter().unzip();
+    let inputs: Vec<_> = tensors.into_iter().zip(present).map(|(t, p)| p.then_some(t)).collect();
+    let mut state = AttentionState { frame, inputs: inputs.try_into().expect("nine inputs"), saved: Default::default() };
+    let [_, _, _, columns] = state.frame.columns();
+    let n = state.frame.rows();
+    let mut y = zeros(n * columns);
+    let mut saved = Saved::default();
+    {
+        let x = state.inputs();
+        let mut scratch = zeros(attention::scratch_len(s, &x, rayon::current_num_threads()));
+        let y = state.frame.heads_mut(&mut y, shape.heads, state.frame.value_width);
+        attention::forward(s, &x, &mut Outputs { y, m: None, z: None }, Some(&mut saved), &mut scratch);
+    }
+    state.saved = std::sync::Arc::new(saved);
+    let nodes: [_; 9] = nodes.try_into().expect("nine inputs");
+    finish!(Attention, nodes, state, wrap(y, [n, columns]))
+}
+
+#[derive(Clone, Debug)]
+struct WindowState {
+    frame: Frame,
+    qkv: [FlexTensor; 3],
+    y: FlexTensor,
+    lse: Vec<f32>,
+}
+
+#[derive(Debug)]
+struct WindowOp;
+
+impl Backward<Flex, 3> for WindowOp {
+    type State = WindowState;
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = upstream(&ops, grads);
+        let WindowState { frame: f, qkv, y, lse } = &ops.state;
+        let HeadShape { heads, kv_heads, width } = f.shape;
+        let columns = f.columns();
+        let n = f.rows();
+        let [mut dq, mut dk, mut dv] = [0, 1, 2].map(|i| zeros(n * columns[i]));
+        let [q, k, v] = qkv.each_ref().map(slice);
+        let window = f.window(q, k, v);
+        let mut scratch = zeros(local::scratch_len(&f.settings, &window, rayon::current_num_threads()));
+        local::backward(
+            &f.settings,
+            &window,
+            f.heads(slice(y), heads, f.value_width),
+            lse,
+            f.heads(slice(&dy), heads, f.value_width),
+            &mut f.heads_mut(&mut dq, heads, width),
+            &mut f.heads_mut(&mut dk, kv_heads, width),
+            &mut f.heads_mut(&mut dv, kv_heads, f.value_width),
+            &mut scratch,
+        );
+        for ((node, d), columns) in ops.parents.iter().zip([dq, dk, dv]).zip(columns) {
+            if let Some(node) = node {
+                grads.register::<Flex>(node.id, wrap(d, [n, columns]));
+            }
+        }
+    }
+}
+
+pub fn window(s: &Settings, shape: HeadShape, x: &AttentionInputs, t: &Tokens) -> Tensor<2> {
+    let frame = Frame::new(s, shape, &x.v, t);
+    let ((q, nq), (k, nk), (v, nv)) = (parts(x.q.clone()), parts(x.k.clone()), parts(x.v.clone()));
+    let [_, _, _, columns] = frame.columns();
+    let n = frame.rows();
+    let (mut y, mut lse) = (zeros(n * columns), zeros(n * shape.heads));
+    {
+        let window = frame.window(slice(&q), slice(&k), slice(&v));
+        let mut scratch = zeros(local::scratch_len(s, &window, rayon::current_num_threads()));
+        let mut out = frame.heads_mut(&mut y, shape.heads, frame.value_width);
+        local::forward(s, &window, &mut out, Some(&mut lse), &mut scratch);
+    }
+    let y = wrap(y, [n, columns]);
+    let state = WindowState { frame, qkv: [q, k, v], y: y.clone(), lse };
+    finish!(WindowOp, [nq, nk, nv], state, y)
+}
