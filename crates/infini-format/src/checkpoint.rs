@@ -94,7 +94,12 @@ pub fn save(io: &dyn Io, dir: &Path, step: u64, parts: &[(&str, &[u8])]) -> Resu
     let manifest = Manifest { format: FORMAT.into(), version: VERSION, newest, previous, seal: seal::BLANK.into() };
     let mut text = serde_json::to_vec(&manifest).expect("texts and numbers always serialise");
     seal::close(&mut text);
-    lock.atomic_write(io, PUBLIC, &text).map_err(|e| e.map(CheckpointError::Io))?;
+    lock.atomic_write(io, PUBLIC, &text)
+        .inspect_err(|e| match e.error {
+            IoError::InPlace { .. } => {}
+            _ => remove_parts(io, dir, &manifest.newest),
+        })
+        .map_err(|e| e.map(CheckpointError::Io))?;
     // The new checkpoint is safe: what cannot be removed now is removed by the next save.
     sweep(io, dir, &manifest);
     Ok(())
@@ -177,11 +182,16 @@ fn write_parts(io: &dyn Io, dir: &Path, entry: &Entry, parts: &[(&str, &[u8])]) 
         // The manifest must not become safe before the names that it relies on.
         .and_then(|()| io.sync_dir(dir))
         .map_err(|error| {
-            for file in entry.files() {
-                let _ = io.remove(&dir.join(file));
-            }
+            remove_parts(io, dir, entry);
             failed("write a part", error).at(dir)
         })
+}
+
+/// Gives back the space of a save that failed; what cannot be removed is removed by the next save.
+fn remove_parts(io: &dyn Io, dir: &Path, entry: &Entry) {
+    for file in entry.files() {
+        let _ = io.remove(&dir.join(file));
+    }
 }
 
 fn has_files(io: &dyn Io, dir: &Path, entry: &Entry) -> bool {

@@ -196,6 +196,11 @@ pub enum IoError {
         /// The disk's answer.
         error: io::Error,
     },
+    /// The new file has replaced the old one, but making sure of that failed: a power loss may still undo it.
+    InPlace {
+        /// The disk's answer.
+        error: io::Error,
+    },
     /// The file is larger than its kind may be.
     TooLarge {
         /// The limit, in bytes.
@@ -209,6 +214,7 @@ impl Explain for IoError {
     fn what(&self) -> String {
         match self {
             IoError::Failed { action, error } => format!("cannot {action}: {error}"),
+            IoError::InPlace { error } => format!("written, but a power loss may undo it: {error}"),
             IoError::TooLarge { max } => format!("file larger than {max} bytes"),
             IoError::Locked => "another writer holds the file".into(),
         }
@@ -216,7 +222,7 @@ impl Explain for IoError {
 
     fn mend(&self) -> String {
         match self {
-            IoError::Failed { error, .. } => match error.kind() {
+            IoError::Failed { error, .. } | IoError::InPlace { error } => match error.kind() {
                 io::ErrorKind::NotFound => "check the path",
                 io::ErrorKind::PermissionDenied => "check the permissions of the file and its folder",
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some space and try again",

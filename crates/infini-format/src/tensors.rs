@@ -1,7 +1,7 @@
 //! Safetensors files: named tensors and a map of texts.
 //!
 //! The layout is that of the `safetensors` crate, whose parser decides what is well formed; this module adds the limits
-//! of [`limits`](crate::limits) and refuses element types this project has no use for. A file is held in memory as it
+//! of [`limits`] and refuses element types this project has no use for. A file is held in memory as it
 //! is; tensors are views into it, in row-major order, little endian.
 
 mod values;

@@ -11,9 +11,8 @@ use crate::{At, Explain};
 /// folder synced. `mode` is the Unix permission of the new file.
 ///
 /// # Errors
-/// [`IoError::Locked`] while another writer holds the file; [`IoError::Failed`] for the disk's errors. After an error
-/// the old file is as it was and the temporary is gone; only when the very last step, the folder's sync, fails is the
-/// new file in place already, though it may not survive a power loss.
+/// [`IoError::Locked`] while another writer holds the file; [`IoError::Failed`] for the disk's errors: the old file is
+/// as it was and the temporary is gone. [`IoError::InPlace`] if only the last step, the folder's sync, failed.
 pub fn atomic_write(io: &dyn Io, path: &Path, mode: u32, bytes: &[u8]) -> Result<(), At<IoError>> {
     Lock::acquire(path)?.atomic_write(io, mode, bytes)
 }
@@ -94,7 +93,7 @@ impl Lock {
             .and_then(|()| io.rename(&temporary, &self.path))
             .inspect_err(|_| drop(io.remove(&temporary)))
             .map_err(failed("write"))?;
-        io.sync_dir(parent(&self.path)).map_err(failed("make sure of the new file on disk"))
+        io.sync_dir(parent(&self.path)).map_err(|error| IoError::InPlace { error }.at(&self.path))
     }
 }
 

@@ -91,7 +91,8 @@ impl FaultIo {
         FaultIo(Arc::new(Mutex::new(State { calls: 0, fault, lasting: false, failed: None, files: 0, log: vec![] })))
     }
 
-    /// Makes every call after the failing one fail too: the disk is gone for good.
+    /// Makes every call after the failing one fail too: the disk is gone for good. Not for [`Fault::Eintr`] in a write:
+    /// writers rightly try again, and would for ever.
     pub fn lasting(self) -> FaultIo {
         self.state().lasting = true;
         self

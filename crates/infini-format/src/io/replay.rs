@@ -146,10 +146,10 @@ pub fn after_power_loss(ops: &[Op], kept: impl Fn(usize) -> Kept) -> Disk {
         .collect()
 }
 
-/// Calls `check` with every disk that a power loss at any moment of `ops` may leave: each prefix, with every
-/// combination of [`Kept`] for what is unsure there. Above `most` combinations for a prefix, `most` of them, evenly
+/// Calls `check` with every disk that a power loss at any moment of `ops` may leave: the length of each prefix, with
+/// every combination of [`Kept`] for what is unsure there. Above `most` combinations for a prefix, `most` of them, evenly
 /// chosen. Returns the number of disks.
-pub fn each_disk(ops: &[Op], most: u64, mut check: impl FnMut(&Disk)) -> u64 {
+pub fn each_disk(ops: &[Op], most: u64, mut check: impl FnMut(usize, &Disk)) -> u64 {
     let mut disks = 0;
     for end in 0..=ops.len() {
         let ops = &ops[..end];
@@ -170,7 +170,7 @@ pub fn each_disk(ops: &[Op], most: u64, mut check: impl FnMut(&Disk)) -> u64 {
                     (*i, [Kept::Nothing, Kept::All, Kept::Half][digit as usize])
                 })
                 .collect();
-            check(&after_power_loss(ops, |i| kept.get(&i).copied().unwrap_or(Kept::All)));
+            check(end, &after_power_loss(ops, |i| kept.get(&i).copied().unwrap_or(Kept::All)));
             disks += 1;
         }
     }
@@ -238,8 +238,8 @@ mod tests {
         assert_eq!(disk(&[3, 4], &[]), Disk::from([(p("t"), b"abcdefgh".to_vec())]));
         assert_eq!(disk(&[0, 1, 4], &[2]), Disk::from([(p("x"), b"\0\0\0\0ef".to_vec())]));
         // each write kept, halved or lost; each of three names kept or lost; 1 + 2 + 6 + 18 + 36 + 72 disks
-        assert_eq!(each_disk(&ops, 1_000, |_| {}), 1 + 2 + 6 + 18 + 36 + 72);
-        assert_eq!(each_disk(&ops, 10, |_| {}), 1 + 2 + 6 + 10 + 10 + 10);
+        assert_eq!(each_disk(&ops, 1_000, |_, _| {}), 1 + 2 + 6 + 18 + 36 + 72);
+        assert_eq!(each_disk(&ops, 10, |_, _| {}), 1 + 2 + 6 + 10 + 10 + 10);
     }
 
     #[test]
