@@ -1,6 +1,11 @@
 //! How well a model does: streams of any length in constant memory, counts with their uncertainty.
 
+pub mod mqar;
+pub mod passkey;
 pub mod rss;
+pub mod score;
 pub mod stats;
+pub mod template;
 
 pub use stats::Count;
+pub use template::Template;

@@ -129,6 +129,13 @@ fn prose(tokenizer: &Tokenizer, seed: u64, least: usize) -> Vec<u32> {
     tokens
 }
 
+/// The books that evaluations take of `--data DIR`: `DIR/valid`, which training never sees, or, if
+/// there is no such folder, `DIR` itself.
+pub fn held_out_books(data_dir: &Path) -> PathBuf {
+    let valid = data_dir.join("valid");
+    if valid.is_dir() { valid } else { data_dir.to_owned() }
+}
+
 /// The `.txt` files of a folder, sorted by name.
 ///
 /// # Errors

@@ -1,0 +1,205 @@
+//! A stand-in with perfect memory shows that inputs hold what they should where they should.
+
+use std::cell::RefCell;
+
+use super::*;
+use crate::state::LayerWrites;
+use crate::tasks::tests::tokenizer;
+
+const SEGMENT: usize = 64;
+
+/// Remembers every token, or with `knock_out` the last 128.
+#[derive(Default)]
+struct Scribe {
+    /// Rows and tokens of each input that was asked about, with the place of its first key sentence.
+    asked: RefCell<Vec<(usize, Option<f64>)>>,
+    /// Tokens that were read, over rows.
+    read: RefCell<u64>,
+    /// Whole inputs as text.
+    texts: RefCell<Vec<String>>,
+}
+
+impl Reader for Scribe {
+    type State = (bool, Vec<Vec<u32>>);
+
+    fn fresh(&self, rows: usize, knock_out: bool) -> Self::State {
+        (knock_out, vec![Vec::new(); rows])
+    }
+
+    fn read(&self, state: &mut Self::State, tokens: &[u32]) {
+        *self.read.borrow_mut() += tokens.len() as u64;
+        let n = tokens.len() / state.1.len();
+        for (row, new) in state.1.iter_mut().zip(tokens.chunks(n)) {
+            row.extend_from_slice(new);
+        }
+    }
+
+    fn answer(&self, mut state: Self::State, tokens: &[u32], max: usize) -> Vec<Vec<u32>> {
+        self.read(&mut state, tokens);
+        let t = tokenizer();
+        let answer = |row: &Vec<u32>| {
+            let seen = if state.0 { &row[row.len().saturating_sub(128)..] } else { row };
+            let text = t.decode(seen);
+            let question = text.rfind(" What is the pass key").expect("a question in the paper's words");
+            let of = text[question..].strip_prefix(" What is the ").unwrap().split_once('?').unwrap().0;
+            assert!(text.ends_with(&format!("The {of} is")), "{}", &text[question..]);
+            let sentence = format!(" The {of} is ");
+            let told = text[..question].find(&sentence);
+            let place = told.map(|p| t.encode(&text[..p]).len() as f64 / row.len() as f64);
+            self.asked.borrow_mut().push((row.len(), place));
+            let answer = told.map_or(" unknown.".to_string(), |p| {
+                let digits: String = text[p + sentence.len()..].chars().take_while(char::is_ascii_digit).collect();
+                format!(" {digits}.")
+            });
+            self.texts.borrow_mut().push(text.clone());
+            let mut ids = t.encode(&answer);
+            ids.truncate(max);
+            ids
+        };
+        state.1.iter().map(answer).collect()
+    }
+
+    fn measure(&self, state: &Self::State) -> (usize, Vec<LayerWrites>) {
+        let n = state.1[0].len() as u64 * state.1.len() as u64;
+        let writes = LayerWrites { layer: 1, tokens: n, open: vec![n / 2], strength: vec![n as f64 / 4.0] };
+        (8 * state.1.len(), vec![writes])
+    }
+}
+
+fn run(o: &Options) -> (Scribe, Report) {
+    let scribe = Scribe::default();
+    let mut last = (0, 0);
+    let report = evaluate(&scribe, SEGMENT, tokenizer(), o, &mut |done, total| {
+        assert!(done >= last.0 && done <= total, "{done} of {total}");
+        last = (done, total);
+    });
+    let report = report.unwrap();
+    assert_eq!(last.0, last.1, "progress ends at the end");
+    assert_eq!((last.0, report.tokens), (*scribe.read.borrow(), *scribe.read.borrow()));
+    (scribe, report)
+}
+
+fn small() -> Options {
+    Options { lengths: vec![400, 800], depths: vec![0.0, 0.5, 1.0], samples: 6, batch: 4, ..Options::default() }
+}
+
+#[test]
+fn perfect_memory_recalls_everything_at_every_place() {
+    for filler in [Source::Paper, Source::Prose] {
+        let (scribe, report) = run(&Options { filler, ..small() });
+        assert_eq!(report.rows.len(), 6);
+        for (i, row) in report.rows.iter().enumerate() {
+            assert_eq!((row.length, row.depth, row.n), ([400, 800][i / 3], [0.0, 0.5, 1.0][i % 3], 6));
+            assert_eq!((row.exact, row.digit, row.knock_out, row.invented), (1.0, 1.0, false, None));
+            assert!(row.interval[0] > 0.6 && row.interval[1] == 1.0);
+        }
+        assert_eq!(report.state_bytes, 8);
+        assert_eq!(report.writes, [WriteRate { layer: 1, head: 0, open: 0.5, strength: 0.25 }]);
+        let asked = scribe.asked.borrow();
+        let mut offsets: Vec<usize> = asked.iter().map(|a| a.0 % SEGMENT).collect();
+        offsets.sort_unstable();
+        offsets.dedup();
+        assert!(offsets.len() >= 3, "the question moves in its segment: {offsets:?}");
+        for (n, place) in asked.iter() {
+            assert!((400 - SEGMENT < *n && *n <= 400) || (800 - SEGMENT < *n && *n <= 800), "{n}");
+            let place = place.unwrap();
+            // After the opening, in the middle, right before the question.
+            assert!(place < 0.13 || (0.4..0.6).contains(&place) || place > 0.84, "{place} of {n}");
+        }
+    }
+}
+
+#[test]
+fn sharing_changes_nothing_and_reads_less() {
+    let together = run(&small());
+    let mut alone = 0;
+    let mut texts = Vec::new();
+    for depth in [0.0, 0.5, 1.0] {
+        let (scribe, report) = run(&Options { depths: vec![depth], ..small() });
+        alone += report.tokens;
+        texts.extend(scribe.texts.take());
+    }
+    assert!(together.1.tokens < alone * 9 / 10, "{} of {alone}", together.1.tokens);
+    let mut shared = together.0.texts.take();
+    shared.sort();
+    texts.sort();
+    assert!(shared == texts);
+}
+
+#[test]
+fn without_a_memory_only_near_keys_are_recalled() {
+    let (_, report) = run(&Options { knock_out: true, ..small() });
+    let exact: Vec<f64> = report.rows.iter().map(|r| r.exact).collect();
+    assert_eq!(exact, [0.0, 0.0, 1.0, 0.0, 0.0, 1.0]);
+    assert!(report.rows.iter().all(|r| r.knock_out));
+}
+
+#[test]
+fn several_keys_are_each_asked_for() {
+    let (scribe, report) = run(&Options { keys: 5, lengths: vec![1500], samples: 3, ..small() });
+    assert!(report.rows.iter().all(|r| (r.n, r.exact) == (15, 1.0)), "{:?}", report.rows);
+    assert_eq!(scribe.asked.borrow().len(), 45);
+}
+
+#[test]
+fn keys_that_were_not_told_are_unknown() {
+    for keys in [1, 3] {
+        let (scribe, report) = run(&Options { keys, absent: true, lengths: vec![900], ..small() });
+        for row in &report.rows {
+            assert_eq!((row.n, row.exact, row.digit, row.invented), (6, 1.0, 0.0, Some(0.0)));
+        }
+        let told = scribe.texts.borrow().iter().filter(|t| t.contains("Remember it.")).count();
+        assert_eq!(told, if keys == 1 { 0 } else { 18 });
+    }
+}
+
+#[test]
+fn a_prompt_file_is_followed() {
+    let prompt = "Look:{filler} The pass key is {needle}.{filler} Now. {question}\n";
+    let prompt = Some(Template::parse(prompt).unwrap());
+    let (scribe, report) = run(&Options { prompt, ..small() });
+    assert!(report.rows.iter().all(|r| r.exact == 1.0), "{:?}", report.rows);
+    for text in scribe.texts.borrow().iter() {
+        assert!(text.starts_with("Look:"), "{text}");
+        assert!(text.ends_with(" Now. What is the pass key? The pass key is"), "{text}");
+    }
+}
+
+#[test]
+fn a_seed_decides() {
+    let texts = |seed| run(&Options { seed, ..small() }).0.texts.take();
+    assert_eq!(texts(1), texts(1));
+    assert_ne!(texts(1), texts(2));
+}
+
+#[test]
+fn options_that_cannot_be_are_refused() {
+    let refused = |o: Options, why: &str| {
+        let e = evaluate(&Scribe::default(), SEGMENT, tokenizer(), &o, &mut |_, _| {}).unwrap_err().to_string();
+        assert!(e.contains(why), "{e}");
+    };
+    refused(Options { lengths: vec![0], ..small() }, "length 0");
+    refused(Options { lengths: vec![], ..small() }, "at least one");
+    refused(Options { depths: vec![1.1], ..small() }, "depth 1.1");
+    refused(Options { samples: 0, ..small() }, "at least 1");
+    refused(Options { lengths: vec![60], ..small() }, "choose ");
+    refused(Options { filler: Source::Books, ..small() }, "--data");
+    let prompt = Some(Template::paper());
+    refused(Options { prompt, keys: 2, ..small() }, "own words");
+    assert!("held_out".parse::<Wording>().unwrap_err().to_string().contains("held-out"));
+}
+
+#[test]
+fn rows_have_the_published_names() {
+    let (_, report) = run(&Options { lengths: vec![400], depths: vec![0.5], ..small() });
+    let json = serde_json::to_value(&report).unwrap();
+    let row = json["rows"][0].as_object().unwrap();
+    for name in ["length", "depth", "n", "exact", "digit", "knock_out"] {
+        assert!(row.contains_key(name), "{name}");
+    }
+    for name in ["tokens_per_second", "peak_rss_bytes", "state_bytes"] {
+        assert!(json.get(name).is_some(), "{name}");
+    }
+    let csv = report.to_csv();
+    assert!(csv.starts_with("length,depth,n,exact,digit,knock_out,low,high\n400,0.5,6,1,1,false,"), "{csv}");
+}
