@@ -5,7 +5,17 @@
 
 pub mod config;
 pub mod error;
+pub mod state;
+pub mod model;
+pub mod session;
+pub mod generate;
+pub mod folder;
+pub mod prose;
+pub mod eval;
+pub mod tasks;
+pub mod text;
 pub mod weights;
+mod layers;
 
 pub use config::{InfiniConfig, ModelConfig};
 pub use error::{Error, Result};

@@ -1,0 +1,141 @@
+//! A model folder: `config.json`, `model.safetensors`, `tokenizer.json`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use infini_format::hash::sha256;
+use infini_format::io::{self, Io, PUBLIC, RealIo};
+use infini_format::memory::Partner;
+use infini_format::tensors::{Dtype, Tensor, TensorFile, TensorView, serialize};
+
+use crate::config::ModelConfig;
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::text::Tokenizer;
+use crate::weights::Weights;
+
+/// Largest `config.json` and `tokenizer.json` that are read.
+const MAX_CONFIG: u64 = 1 << 20;
+const MAX_TOKENIZER: u64 = 64 << 20;
+/// Largest weight file that is read.
+const MAX_WEIGHTS: u64 = 16 << 30;
+
+/// A model with its tokenizer, and who they are.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The decoder.
+    pub model: Model,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// Hashes that a memory file of this model carries.
+    pub identity: Partner,
+    /// Strings that end an answer (`stop_strings` of `generation_config.json`, if there is one).
+    pub stop: Vec<String>,
+}
+
+/// `generation_config.json`: what of Hugging Face's file is honoured.
+#[derive(serde::Deserialize)]
+struct GenerationConfig {
+    #[serde(default)]
+    stop_strings: Vec<String>,
+}
+
+/// Loads a model folder.
+///
+/// # Errors
+/// A missing or damaged file, or weights that do not fit the configuration.
+pub fn load(dir: &Path) -> Result<Loaded> {
+    if !dir.is_dir() {
+        return Err(Error::Model(format!("{} is not a model folder: give a folder that holds config.json", dir.display())));
+    }
+    let config_bytes = read(&dir.join("config.json"), MAX_CONFIG)?;
+    let config: ModelConfig = serde_json::from_slice(&config_bytes)
+        .map_err(|e| Error::Model(format!("{}: {e}", dir.join("config.json").display())))?;
+    config.check()?;
+    let weight_bytes = read(&dir.join("model.safetensors"), MAX_WEIGHTS)?;
+    let tokenizer_bytes = read(&dir.join("tokenizer.json"), MAX_TOKENIZER)?;
+    let identity = Partner {
+        weights: sha256(&weight_bytes),
+        adapter: None,
+        tokenizer: sha256(&tokenizer_bytes),
+        config: sha256(&canonical(&config)),
+        segment_len: config.infini.segment_len,
+    };
+    let weights = parse_weights(&config, weight_bytes).map_err(|e| at(&dir.join("model.safetensors"), e))?;
+    let tokenizer = Tokenizer::from_bytes(&tokenizer_bytes).map_err(|e| at(&dir.join("tokenizer.json"), e))?;
+    if tokenizer.vocab_size() > config.vocab_size {
+        return Err(Error::Model(format!(
+            "{}: the tokenizer has {} entries, the model {}",
+            dir.display(),
+            tokenizer.vocab_size(),
+            config.vocab_size
+        )));
+    }
+    let path = dir.join("generation_config.json");
+    let mut stop = Vec::new();
+    if path.exists() {
+        let generation: GenerationConfig = serde_json::from_slice(&read(&path, MAX_CONFIG)?)
+            .map_err(|e| Error::Model(format!("{}: {e}", path.display())))?;
+        stop = generation.stop_strings;
+    }
+    Ok(Loaded { model: Model::new(config, weights)?, tokenizer, identity, stop })
+}
+
+/// Weights out of the bytes of a safetensors file (F32, F16 or BF16).
+///
+/// # Errors
+/// What is wrong with the bytes, or with their fit to `config`.
+pub fn parse_weights(config: &ModelConfig, bytes: Vec<u8>) -> Result<Weights> {
+    let file = TensorFile::parse(bytes).map_err(|e| Error::Model(e.to_string()))?;
+    let mut tensors = BTreeMap::new();
+    for (name, t) in file.iter() {
+        let data = t.to_f32().map_err(|e| Error::Model(format!("{name}: {e}")))?;
+        tensors.insert(name.to_string(), (t.shape.to_vec(), data));
+    }
+    Weights::new(config, tensors)
+}
+
+/// The bytes of a weight file; `dtype` is [`Dtype::F32`] or [`Dtype::BF16`].
+///
+/// # Errors
+/// Values that the format refuses.
+pub fn weight_bytes(config: &ModelConfig, weights: &Weights, dtype: Dtype) -> Result<Vec<u8>> {
+    let fail = |e: infini_format::tensors::TensorError| Error::Model(e.to_string());
+    let mut tensors = Vec::new();
+    for p in config.parameters() {
+        let data = weights.get(&p.name);
+        let t = if dtype == Dtype::BF16 { Tensor::bf16(&p.shape, data) } else { Tensor::f32(&p.shape, data) };
+        tensors.push((p.name, t.map_err(fail)?));
+    }
+    let views: Vec<(&str, TensorView)> = tensors.iter().map(|(n, t)| (n.as_str(), t.view())).collect();
+    serialize(&views, &BTreeMap::from([("format".to_string(), "pt".to_string())])).map_err(fail)
+}
+
+/// Writes a model folder, each file atomically, the weights last.
+///
+/// # Errors
+/// The disk's.
+pub fn save(dir: &Path, config: &ModelConfig, weights: &Weights, tokenizer_json: &[u8], dtype: Dtype) -> Result<()> {
+    std::fs::create_dir_all(dir).map_err(|e| Error::io("cannot make the folder", dir, e))?;
+    write(&dir.join("config.json"), &canonical(config))?;
+    write(&dir.join("tokenizer.json"), tokenizer_json)?;
+    write(&dir.join("model.safetensors"), &weight_bytes(config, weights, dtype)?)
+}
+
+fn canonical(config: &ModelConfig) -> Vec<u8> {
+    let mut text = serde_json::to_string_pretty(config).expect("a configuration is plain data");
+    text.push('\n');
+    text.into_bytes()
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    io::atomic_write(&RealIo, path, PUBLIC, bytes).map_err(|e| Error::Model(e.to_string()))
+}
+
+fn read(path: &Path, max: u64) -> Result<Vec<u8>> {
+    RealIo.read(path, max).map_err(|e| Error::io("cannot read", path, e))
+}
+
+fn at(path: &Path, e: Error) -> Error {
+    Error::Model(format!("{}: {e}", path.display()))
+}

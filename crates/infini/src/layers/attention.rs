@@ -1,0 +1,337 @@
+//! Infini-attention as it streams: window, read, mix, and a write whenever a segment closes.
+
+use infini_kernels::heads::{Heads, HeadsMut};
+use infini_kernels::{activation, conv, linear, local, memory, rope};
+
+use crate::config::{LayerKind, MixName, ModelConfig, NullSlot, RuleName, Write};
+use crate::state::{LayerState, window_start};
+
+/// Weights of one layer's attention.
+#[derive(Debug)]
+pub(crate) struct Attention {
+    kind: LayerKind,
+    settings: infini_kernels::Settings,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    o: Vec<f32>,
+    conv: Option<Vec<f32>>,
+    memory: Option<Memory>,
+}
+
+/// What a layer with a memory has besides.
+#[derive(Debug)]
+struct Memory {
+    beta: Option<Vec<f32>>,
+    gate: Option<Gate>,
+    write: Option<Gate>,
+    /// `c` per key/value head.
+    null_slot: Option<Vec<f32>>,
+    decay: Option<(Gate, Vec<f32>)>,
+    features: Option<Vec<f32>>,
+}
+
+/// A linear map with a bias from the normalised input to a few logits.
+#[derive(Debug)]
+struct Gate {
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+impl Gate {
+    fn forward(&self, h: &[f32], d: usize) -> Vec<f32> {
+        let (n, out) = (h.len() / d, self.bias.len());
+        let mut y = vec![0.0; n * out];
+        linear::forward(h, &self.weight, &mut y, [n, d, out], false);
+        linear::add_bias(&mut y, &self.bias);
+        y
+    }
+}
+
+/// Where in the stream a call stands.
+pub(crate) struct Place<'a> {
+    pub config: &'a ModelConfig,
+    pub angles: &'a rope::Table,
+    pub batch: usize,
+    pub tokens: usize,
+    pub position: u64,
+    pub doc_start: &'a [u64],
+    pub knock_out: bool,
+}
+
+/// Projections of one piece, `[B, T, …]`.
+struct Piece {
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    w: Vec<f32>,
+    a: Vec<f32>,
+    gate: Vec<f32>,
+    y: Vec<f32>,
+}
+
+impl Attention {
+    /// Takes the weights of layer `l`; `take` knows the layer's prefix.
+    pub fn new(config: &ModelConfig, l: usize, take: &mut dyn FnMut(&str) -> Vec<f32>) -> Self {
+        let kind = config.layer_kind(l);
+        let i = &config.infini;
+        let mut gate = |name: &str| Gate {
+            weight: take(&format!("infini.{name}.weight")),
+            bias: take(&format!("infini.{name}.bias")),
+        };
+        let memory = (kind == LayerKind::Infini).then(|| {
+            let seq = i.rule == RuleName::GatedDelta;
+            Memory {
+                gate: (i.mix == MixName::Token).then(|| gate("gate")),
+                write: (i.write != Write::All).then(|| gate("write")),
+                decay: seq.then(|| (gate("decay"), Vec::new())),
+                beta: None,
+                null_slot: None,
+                features: None,
+            }
+        });
+        let memory = memory.map(|mut m| {
+            if i.mix == MixName::Head {
+                m.beta = Some(take("infini.beta"));
+            }
+            if let Some((_, a_log)) = &mut m.decay {
+                *a_log = take("infini.a_log");
+            } else {
+                m.null_slot = match i.null_slot {
+                    NullSlot::Fixed(0.0) => None,
+                    NullSlot::Fixed(c) => Some(vec![c as f32; config.kv_heads()]),
+                    NullSlot::Learned(_) => {
+                        let raw = take("infini.c_raw");
+                        let mut c = vec![0.0; raw.len()];
+                        activation::softplus_forward(&raw, &mut c);
+                        Some(c)
+                    }
+                };
+                if config.features() == infini_kernels::Features::SoftmaxPair {
+                    m.features = Some(take("infini.fmap.weight"));
+                }
+            }
+            m
+        });
+        Attention {
+            kind,
+            settings: config.kernel_settings(l),
+            q: take("q_proj.weight"),
+            k: take("k_proj.weight"),
+            v: take("v_proj.weight"),
+            o: take("o_proj.weight"),
+            conv: (kind != LayerKind::Full && i.conv > 0).then(|| take("infini.conv.weight")),
+            memory,
+        }
+    }
+
+    /// `x += attention(h)`. `h` (`[B, T, d]`, normalised) is overwritten by its convolution.
+    pub fn forward(&self, p: &Place, state: &mut LayerState, h: &mut [f32], x: &mut [f32]) {
+        let (b, t, d) = (p.batch, p.tokens, p.config.hidden_size);
+        if let Some(kernel) = &self.conv {
+            let mut y = vec![0.0; h.len()];
+            let shape = conv::Shape { b, t, d, width: p.config.infini.conv };
+            conv::forward(shape, h, kernel, None, Some(&mut state.conv), &mut y);
+            h.iter_mut().zip(&y).for_each(|(h, y)| *h += y);
+        }
+        let mut piece = self.project(p.config, h, b * t);
+        let s = p.config.infini.segment_len as u64;
+        let mut done = 0;
+        while done < t {
+            let position = p.position + done as u64;
+            let n = match self.kind {
+                LayerKind::Full => t - done,
+                _ => (t - done).min((s - position % s) as usize),
+            };
+            self.segment(p, state, &mut piece, position, done, n);
+            done += n;
+        }
+        let width = self.o.len() / d;
+        linear::forward(&piece.y, &self.o, x, [b * t, width, d], true);
+    }
+
+    /// q, k, v, write strengths, decays and mixing logits of `rows` inputs.
+    fn project(&self, config: &ModelConfig, h: &[f32], rows: usize) -> Piece {
+        let d = config.hidden_size;
+        let apply = |w: &[f32]| {
+            let out = w.len() / d;
+            let mut y = vec![0.0; rows * out];
+            linear::forward(h, w, &mut y, [rows, d, out], false);
+            y
+        };
+        let (q, k, v) = (apply(&self.q), apply(&self.k), apply(&self.v));
+        let (mut w, mut a, mut gate) = (Vec::new(), Vec::new(), Vec::new());
+        if let Some(m) = &self.memory {
+            w = match &m.write {
+                None => vec![1.0; rows * config.kv_heads()],
+                Some(g) => {
+                    let logits = g.forward(h, d);
+                    let mut w = vec![0.0; logits.len()];
+                    match config.infini.write {
+                        Write::Clip => activation::clip_gate_forward(&logits, &mut w),
+                        Write::Hard => w.iter_mut().zip(&logits).for_each(|(w, l)| *w = f32::from(*l > 0.0)),
+                        _ => activation::sigmoid_forward(&logits, &mut w),
+                    }
+                    w
+                }
+            };
+            if let Some((g, a_log)) = &m.decay {
+                // a = exp(−exp(a_log) softplus(h W + b))
+                let logits = g.forward(h, d);
+                a = vec![0.0; logits.len()];
+                activation::softplus_forward(&logits, &mut a);
+                for row in a.chunks_mut(a_log.len()) {
+                    row.iter_mut().zip(a_log).for_each(|(a, l)| *a = (-l.exp() * *a).exp());
+                }
+            }
+            if let Some(g) = &m.gate {
+                gate = g.forward(h, d);
+            }
+        }
+        let y = vec![0.0; q.len()];
+        Piece { q, k, v, w, a, gate, y }
+    }
+
+    /// Tokens `done..done + n` of the piece, all of one segment.
+    fn segment(&self, p: &Place, state: &mut LayerState, piece: &mut Piece, position: u64, done: usize, n: usize) {
+        let (b, t, c) = (p.batch, p.tokens, p.config);
+        let (h, hkv, d) = (c.num_attention_heads, c.kv_heads(), c.head_width());
+        let start = window_start(c, self.kind, position);
+        let before = (position - start) as usize;
+        let len = before + n;
+        if self.kind == LayerKind::Full {
+            state.grow(b, len);
+        }
+        let cap = state.capacity;
+        let append = |window: &mut [f32], new: &[f32], width: usize| {
+            for row in 0..b {
+                window[(row * cap + before) * width..][..n * width]
+                    .copy_from_slice(&new[(row * t + done) * width..][..n * width]);
+            }
+        };
+        append(&mut state.k, &piece.k, hkv * d);
+        append(&mut state.v, &piece.v, hkv * d);
+        if self.memory.is_some() {
+            append(&mut state.w, &piece.w, hkv);
+            if !piece.a.is_empty() {
+                append(&mut state.a, &piece.a, hkv);
+            }
+            count_writes(state, &piece.w, p, done, n);
+        }
+
+        let grown;
+        let angles = if self.kind == LayerKind::Full {
+            grown = rope::Table::new(&rope::frequencies(c.rope_theta, d), 0, len);
+            &grown
+        } else {
+            p.angles
+        };
+        let kv = |data, stride: usize| Heads::new(data, [b, len, hkv, d], [stride, hkv * d, d]);
+        let q = Heads::new(&piece.q[done * h * d..], [b, n, h, d], [t * h * d, h * d, d]);
+        let reset = resets(p.doc_start, start, len);
+        let window = local::Window {
+            q,
+            q_pos: before,
+            k: kv(&state.k, cap * hkv * d),
+            v: kv(&state.v, cap * hkv * d),
+            k_pos: 0,
+            reset: reset.as_deref(),
+            angles: Some(local::Angles { cos: &angles.cos, sin: &angles.sin }),
+        };
+        let mut a_dot = vec![0.0; b * n * h * d];
+        let mut scratch = vec![0.0; local::scratch_len(&self.settings, &window, rayon::current_num_threads())];
+        local::forward(&self.settings, &window, &mut HeadsMut::dense(&mut a_dot, b, n, h, d), None, &mut scratch);
+
+        let y = &mut piece.y[done * h * d..];
+        let mut y = HeadsMut::new(y, [b, n, h, d], [t * h * d, h * d, d]);
+        let Some(m) = &self.memory else {
+            for row in 0..b {
+                for j in 0..n {
+                    for head in 0..h {
+                        y.row_mut(row, j, head).copy_from_slice(&a_dot[((row * n + j) * h + head) * d..][..d]);
+                    }
+                }
+            }
+            return self.close(p, state, position, n);
+        };
+        let phi = || memory::Phi { c: m.null_slot.as_deref(), fmap_w: m.features.as_deref() };
+        let mut a_mem = vec![0.0; b * n * h * d];
+        if !p.knock_out {
+            let mut out = HeadsMut::dense(&mut a_mem, b, n, h, d);
+            let st = memory::State { m: &state.m, z: &state.z };
+            let mut scratch = vec![0.0; self.memory_scratch(c)];
+            memory::read(&self.settings, q, hkv, st, phi(), None, &mut out, &mut scratch);
+        }
+        let gate: Vec<f32> = if piece.gate.is_empty() {
+            Vec::new()
+        } else {
+            (0..b).flat_map(|row| piece.gate[(row * t + done) * h..][..n * h].iter().copied()).collect()
+        };
+        memory::mix(
+            self.settings.mix,
+            Heads::dense(&a_mem, b, n, h, d),
+            Heads::dense(&a_dot, b, n, h, d),
+            m.beta.as_deref(),
+            (!gate.is_empty()).then_some(&gate[..]),
+            &mut y,
+        );
+        self.close(p, state, position, n);
+    }
+
+    fn memory_scratch(&self, c: &ModelConfig) -> usize {
+        let (d, f) = (c.head_width(), c.feature_dim());
+        memory::scratch_len(&self.settings, d, f, d, rayon::current_num_threads())
+    }
+
+    /// If the segment ends with these `n` tokens: writes what is due, drops what left the window.
+    fn close(&self, p: &Place, state: &mut LayerState, position: u64, n: usize) {
+        let (s, span, lag) = (self.settings.segment_len, self.settings.span, self.settings.lag);
+        let end = position + n as u64;
+        if self.kind == LayerKind::Full || end % s as u64 != 0 {
+            return;
+        }
+        let len = (end - window_start(p.config, self.kind, position)) as usize;
+        // the segment that is due ends `lag` segments before the window's end
+        if let (Some(m), Some(first)) = (&self.memory, len.checked_sub((lag + 1) * s)) {
+            let (b, hkv, d, cap) = (p.batch, p.config.kv_heads(), p.config.head_width(), state.capacity);
+            let cut = |buffer: &[f32]| -> Vec<f32> {
+                (0..b).flat_map(|r| buffer[(r * cap + first) * hkv..][..s * hkv].iter().copied()).collect()
+            };
+            let w = cut(&state.w);
+            let a = if state.a.is_empty() { None } else { Some(cut(&state.a)) };
+            let view = |data| Heads::new(data, [b, s, hkv, d], [cap * hkv * d, hkv * d, d]);
+            let (k, v) = (view(&state.k[first * hkv * d..]), view(&state.v[first * hkv * d..]));
+            let phi = || memory::Phi { c: m.null_slot.as_deref(), fmap_w: m.features.as_deref() };
+            let mut scratch = vec![0.0; self.memory_scratch(p.config)];
+            let st = memory::StateMut { m: &mut state.m, z: &mut state.z };
+            memory::write(&self.settings, k, v, Some(&w), a.as_deref(), st, phi(), &mut scratch);
+        }
+        state.drop_front(p.batch, len.saturating_sub((span - 1) * s), len);
+    }
+}
+
+/// Reset flags of the window's keys, if a document began inside it (at its first key none is needed).
+fn resets(doc_start: &[u64], start: u64, len: usize) -> Option<Vec<u8>> {
+    let inside = |s: &u64| *s > start && *s < start + len as u64;
+    if !doc_start.iter().any(inside) {
+        return None;
+    }
+    let mut flags = vec![0; doc_start.len() * len];
+    for (row, s) in doc_start.iter().enumerate().filter(|(_, s)| inside(s)) {
+        flags[row * len + (s - start) as usize] = 1;
+    }
+    Some(flags)
+}
+
+fn count_writes(state: &mut LayerState, w: &[f32], p: &Place, done: usize, n: usize) {
+    let hkv = p.config.kv_heads();
+    state.writes.tokens += (p.batch * n) as u64;
+    for row in 0..p.batch {
+        for strengths in w[(row * p.tokens + done) * hkv..][..n * hkv].chunks(hkv) {
+            for (head, s) in strengths.iter().enumerate() {
+                state.writes.open[head] += u64::from(*s > 0.0);
+                state.writes.strength[head] += f64::from(*s);
+            }
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! The parts of a decoder layer, as they stream.
+
+pub(crate) mod attention;
+pub(crate) mod mlp;

@@ -1,0 +1,218 @@
+//! The decoder as a stream: tokens in, logits out, everything read is in the [`State`].
+//!
+//! ```text
+//! embed ─► [ norm ► attention ► + ► norm ► mlp ► + ] × L ─► norm ─► head
+//! ```
+//!
+//! The same computation whatever the calls: a row may be read in one call or token by token.
+//! Projections run over pieces of several segments (big products), attention segment by segment.
+
+use infini_kernels::{embedding, linear, norm, rope};
+
+use crate::config::{Activation, LayerKind, ModelConfig};
+use crate::error::Result;
+use crate::layers::attention::Attention;
+use crate::layers::mlp::Mlp;
+use crate::state::State;
+use crate::weights::Weights;
+
+/// Which logits a call computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// None: the input is only read.
+    Nothing,
+    /// Of the last token: `[B, V]`, also kept in the state.
+    Last,
+    /// Of every token: `[B, T, V]`; those of the last are kept in the state.
+    All,
+}
+
+/// Rows of a piece (batch × tokens): enough for large products, little memory.
+const PIECE: usize = 1024;
+
+/// A decoder with its weights. It never changes while it reads.
+#[derive(Debug)]
+pub struct Model {
+    config: ModelConfig,
+    embed: Vec<f32>,
+    layers: Vec<Layer>,
+    norm: Vec<f32>,
+    /// `None`: tied to the embedding.
+    head: Option<Vec<f32>>,
+    /// Angles of the positions inside a window.
+    angles: rope::Table,
+}
+
+#[derive(Debug)]
+struct Layer {
+    attention_norm: Vec<f32>,
+    attention: Attention,
+    mlp_norm: Vec<f32>,
+    mlp: Mlp,
+}
+
+impl Model {
+    /// Puts weights in place.
+    ///
+    /// # Errors
+    /// A configuration that cannot be.
+    pub fn new(config: ModelConfig, mut weights: Weights) -> Result<Model> {
+        config.check()?;
+        let layers = (0..config.num_hidden_layers).map(|l| {
+            let mut take = |s: &str| weights.take(&format!("model.layers.{l}.{s}"));
+            Layer {
+                attention_norm: take("input_layernorm.weight"),
+                attention: Attention::new(&config, l, &mut |s| take(&format!("self_attn.{s}"))),
+                mlp_norm: take("post_attention_layernorm.weight"),
+                mlp: Mlp {
+                    gate: (config.hidden_act == Activation::Silu).then(|| take("mlp.gate_proj.weight")),
+                    up: take("mlp.up_proj.weight"),
+                    down: take("mlp.down_proj.weight"),
+                },
+            }
+        });
+        let layers = layers.collect();
+        let window = config.infini.segment_len * config.infini.span;
+        let angles = rope::Table::new(&rope::frequencies(config.rope_theta, config.head_width()), 0, window);
+        Ok(Model {
+            layers,
+            embed: weights.take("model.embed_tokens.weight"),
+            norm: weights.take("model.norm.weight"),
+            head: (!config.tie_word_embeddings).then(|| weights.take("lm_head.weight")),
+            angles,
+            config,
+        })
+    }
+
+    /// What it is.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// A state of `batch` rows that has read nothing.
+    ///
+    /// # Panics
+    /// If `batch` is 0.
+    pub fn state(&self, batch: usize) -> State {
+        State::new(&self.config, batch)
+    }
+
+    /// Reads `tokens` (`[B, T]`, row by row) and returns the logits that were asked for.
+    ///
+    /// # Panics
+    /// If `tokens` is not a whole number of columns, or holds an id outside the vocabulary.
+    pub fn forward(&self, state: &mut State, tokens: &[u32], want: Want) -> Vec<f32> {
+        let (b, d, v) = (state.batch, self.config.hidden_size, self.config.vocab_size);
+        assert!(tokens.len() % b == 0, "{} tokens for {b} rows", tokens.len());
+        let total = tokens.len() / b;
+        let mut logits = vec![0.0; if want == Want::All { b * total * v } else { 0 }];
+        let mut last = Vec::new();
+        let piece = (PIECE / b).max(1);
+        for start in (0..total).step_by(piece) {
+            let t = piece.min(total - start);
+            let ids: Vec<u32> =
+                tokens.chunks(total).flat_map(|row| row[start..start + t].iter().copied()).collect();
+            let mut x = vec![0.0; b * t * d];
+            embedding::forward(&ids, &self.embed, d, &mut x);
+            self.blocks(state, &mut x, t);
+            state.position += t as u64;
+            if want == Want::All {
+                let out = self.logits(&x);
+                for (row, out) in out.chunks(t * v).enumerate() {
+                    logits[(row * total + start) * v..][..t * v].copy_from_slice(out);
+                }
+            }
+            if want != Want::Nothing && start + t == total {
+                last = x.chunks(t * d).flat_map(|row| row[(t - 1) * d..].to_vec()).collect();
+            }
+        }
+        if !last.is_empty() {
+            let out = self.logits(&last);
+            state.logits = Some(out.clone());
+            if want == Want::Last {
+                return out;
+            }
+        } else if total > 0 {
+            state.logits = None;
+        }
+        logits
+    }
+
+    /// All layers on `x` (`[B, T, d]`), in place.
+    fn blocks(&self, state: &mut State, x: &mut [f32], t: usize) {
+        let (d, eps) = (self.config.hidden_size, self.config.rms_norm_eps as f32);
+        let rows = x.len() / d;
+        let (mut h, mut inv) = (vec![0.0; x.len()], vec![0.0; rows]);
+        let State { batch, position, doc_start, layers, knock_out, .. } = state;
+        for (layer, memory) in self.layers.iter().zip(layers) {
+            norm::rms_forward(x, &layer.attention_norm, eps, &mut h, &mut inv);
+            let place = crate::layers::attention::Place {
+                config: &self.config,
+                angles: &self.angles,
+                batch: *batch,
+                tokens: t,
+                position: *position,
+                doc_start,
+                knock_out: *knock_out,
+            };
+            layer.attention.forward(&place, memory, &mut h, x);
+            norm::rms_forward(x, &layer.mlp_norm, eps, &mut h, &mut inv);
+            layer.mlp.forward(&h, x, d);
+        }
+    }
+
+    /// Final norm and head on rows of `x`.
+    fn logits(&self, x: &[f32]) -> Vec<f32> {
+        let (d, v) = (self.config.hidden_size, self.config.vocab_size);
+        let n = x.len() / d;
+        let (mut h, mut inv, mut out) = (vec![0.0; x.len()], vec![0.0; n], vec![0.0; n * v]);
+        norm::rms_forward(x, &self.norm, self.config.rms_norm_eps as f32, &mut h, &mut inv);
+        linear::forward(&h, self.head.as_deref().unwrap_or(&self.embed), &mut out, [n, d, v], false);
+        out
+    }
+
+    /// Whether some layer keeps every key and value, so that the state grows.
+    pub fn grows(&self) -> bool {
+        (0..self.config.num_hidden_layers).any(|l| self.config.layer_kind(l) == LayerKind::Full)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Attention as Kind;
+
+    #[test]
+    fn the_window_is_as_sharp_at_position_ten_million() {
+        let infini = crate::InfiniConfig { segment_len: 8, span: 2, ..crate::InfiniConfig::default() };
+        let config = ModelConfig {
+            vocab_size: 23,
+            hidden_size: 16,
+            num_hidden_layers: 2,
+            num_attention_heads: 2,
+            num_key_value_heads: 0,
+            head_dim: 0,
+            intermediate_size: 24,
+            hidden_act: Activation::Silu,
+            rope_theta: 1e4,
+            rms_norm_eps: 1e-6,
+            tie_word_embeddings: true,
+            attention: Kind::Infini,
+            infini,
+        };
+        let weights = Weights::init(&config, 1);
+        let model = Model::new(config, weights).unwrap();
+        let tokens: Vec<u32> = (0..50).map(|i| i * 7 % 23).collect();
+        let mut near = model.state(1);
+        let expected = model.forward(&mut near, &tokens, Want::All);
+        for position in [10_000_000, 1 << 40] {
+            let mut far = model.state(1);
+            // nothing was read, as far as any layer can tell: an old document has just ended
+            far.position = position;
+            far.start_document(0);
+            let got = model.forward(&mut far, &tokens, Want::All);
+            let worst = got.iter().zip(&expected).fold(0f32, |m, (x, y)| m.max((x - y).abs()));
+            assert!(worst < 1e-5, "{position}: {worst}");
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! Everything a model has read: a memory of fixed size, the window, and where it stands.
+//!
+//! A [`State`] holds `batch` rows that read in lockstep. Its size does not depend on how much was
+//! read (with [`LayerKind::Full`] layers it does: they keep every key and value).
+
+use std::path::Path;
+
+use infini_format::io::{Io, Lock};
+use infini_format::memory::{self, MemoryHeader, Partner};
+use infini_format::tensors::{Tensor, TensorFile, TensorView};
+
+use crate::config::{LayerKind, ModelConfig, RuleName};
+use crate::error::{Error, Result};
+
+/// One row of a batch, or all of them: see the module's page.
+#[derive(Clone, Debug)]
+pub struct State {
+    pub(crate) batch: usize,
+    pub(crate) position: u64,
+    /// Position at which each row's document began.
+    pub(crate) doc_start: Vec<u64>,
+    pub(crate) layers: Vec<LayerState>,
+    pub(crate) logits: Option<Vec<f32>>,
+    pub(crate) knock_out: bool,
+}
+
+/// What one layer keeps. Every buffer leads with the batch row.
+#[derive(Clone, Debug)]
+pub(crate) struct LayerState {
+    pub kind: LayerKind,
+    /// `[B, Hkv, F, Dv]`, empty without a memory.
+    pub m: Vec<f32>,
+    /// `[B, Hkv, F]`, empty without a memory or with the gated delta rule.
+    pub z: Vec<f32>,
+    /// Keys and values of the window, un-rotated: `[B, capacity, Hkv · D]`.
+    pub k: Vec<f32>,
+    pub v: Vec<f32>,
+    /// Write strengths of the window (with a memory) and decays (gated delta rule), `[B, capacity, Hkv]`.
+    pub w: Vec<f32>,
+    pub a: Vec<f32>,
+    /// Positions that k, v, w and a have room for, per row.
+    pub capacity: usize,
+    /// Last `conv - 1` inputs of the convolution, oldest first: `[B, conv − 1, hidden]`.
+    pub conv: Vec<f32>,
+    pub writes: LayerWrites,
+}
+
+/// How much a layer has written, per key/value head, over all rows.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LayerWrites {
+    /// Index of the layer.
+    pub layer: usize,
+    /// Tokens that passed the write gate (rows × positions).
+    pub tokens: u64,
+    /// Of these, how many had a strength above 0, per key/value head.
+    pub open: Vec<u64>,
+    /// Sum of the strengths, per key/value head.
+    pub strength: Vec<f64>,
+}
+
+/// First position of the window at `position`.
+pub(crate) fn window_start(config: &ModelConfig, kind: LayerKind, position: u64) -> u64 {
+    if kind == LayerKind::Full {
+        return 0;
+    }
+    let s = config.infini.segment_len as u64;
+    (position / s).saturating_sub(config.infini.span as u64 - 1) * s
+}
+
+impl LayerState {
+    fn new(config: &ModelConfig, l: usize, batch: usize) -> Self {
+        let kind = config.layer_kind(l);
+        let (n, d, i) = (config.kv_heads(), config.head_width(), &config.infini);
+        let memory = kind == LayerKind::Infini;
+        let capacity = if kind == LayerKind::Full { 256 } else { i.segment_len * i.span };
+        let f = if memory { config.feature_dim() } else { 0 };
+        let has_z = memory && i.rule != RuleName::GatedDelta;
+        let has_a = memory && i.rule == RuleName::GatedDelta;
+        let conv = if kind == LayerKind::Full { 0 } else { i.conv.saturating_sub(1) };
+        let zeros = |on: bool, len: usize| vec![0.0; if on { batch * len } else { 0 }];
+        LayerState {
+            kind,
+            m: zeros(memory, n * f * d),
+            z: zeros(has_z, n * f),
+            k: zeros(true, capacity * n * d),
+            v: zeros(true, capacity * n * d),
+            w: zeros(memory, capacity * n),
+            a: zeros(has_a, capacity * n),
+            capacity,
+            conv: zeros(true, conv * config.hidden_size),
+            writes: LayerWrites { layer: l, tokens: 0, open: vec![0; n], strength: vec![0.0; n] },
+        }
+    }
+
+    /// Makes room for `need` positions (full attention only), keeping what is there.
+    pub fn grow(&mut self, batch: usize, need: usize) {
+        if need <= self.capacity {
+            return;
+        }
+        let capacity = need.max(self.capacity * 2);
+        for buffer in [&mut self.k, &mut self.v] {
+            let width = buffer.len() / (batch * self.capacity);
+            let mut wide = vec![0.0; batch * capacity * width];
+            for (old, new) in buffer.chunks(self.capacity * width).zip(wide.chunks_mut(capacity * width)) {
+                new[..old.len()].copy_from_slice(old);
+            }
+            *buffer = wide;
+        }
+        self.capacity = capacity;
+    }
+
+    /// Drops the first `n` of `len` positions of the window.
+    pub fn drop_front(&mut self, batch: usize, n: usize, len: usize) {
+        for buffer in [&mut self.k, &mut self.v, &mut self.w, &mut self.a] {
+            let width = buffer.len() / (batch * self.capacity);
+            if width > 0 {
+                for row in buffer.chunks_mut(self.capacity * width) {
+                    row.copy_within(n * width..len * width, 0);
+                }
+            }
+        }
+    }
+
+    fn buffers(&self) -> [&Vec<f32>; 7] {
+        [&self.m, &self.z, &self.k, &self.v, &self.w, &self.a, &self.conv]
+    }
+
+    fn buffers_mut(&mut self) -> [&mut Vec<f32>; 7] {
+        [&mut self.m, &mut self.z, &mut self.k, &mut self.v, &mut self.w, &mut self.a, &mut self.conv]
+    }
+}
+
+impl State {
+    /// A state that has read nothing.
+    ///
+    /// # Panics
+    /// If `batch` is 0.
+    pub(crate) fn new(config: &ModelConfig, batch: usize) -> Self {
+        assert!(batch > 0, "a state needs a row");
+        State {
+            batch,
+            position: 0,
+            doc_start: vec![0; batch],
+            layers: (0..config.num_hidden_layers).map(|l| LayerState::new(config, l, batch)).collect(),
+            logits: None,
+            knock_out: false,
+        }
+    }
+
+    /// Rows.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// Tokens read by each row.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Bytes of what is kept: memory, window, convolution tails and next-token logits. Constant in
+    /// the length of the input, but for layers of full attention.
+    pub fn size_bytes(&self) -> usize {
+        let floats = |l: &LayerState| l.buffers().iter().map(|b| b.len()).sum::<usize>();
+        4 * (self.layers.iter().map(floats).sum::<usize>() + self.logits.as_ref().map_or(0, Vec::len))
+    }
+
+    /// Next-token logits `[B, V]` of the last call that asked for them.
+    pub fn logits(&self) -> Option<&[f32]> {
+        self.logits.as_deref()
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.position = 0;
+        self.doc_start.fill(0);
+        self.logits = None;
+        for l in &mut self.layers {
+            l.buffers_mut().into_iter().for_each(|b| b.fill(0.0));
+            let n = l.writes.open.len();
+            l.writes = LayerWrites { layer: l.writes.layer, tokens: 0, open: vec![0; n], strength: vec![0.0; n] };
+        }
+    }
+
+    /// A copy that goes its own way.
+    pub fn fork(&self) -> State {
+        self.clone()
+    }
+
+    /// The next token of `row` begins a new document: nothing of the old one reaches it
+    /// (math.md §7). Segment borders stay where they are.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn start_document(&mut self, row: usize) {
+        assert!(row < self.batch, "row {row} of {}", self.batch);
+        self.doc_start[row] = self.position;
+        for l in &mut self.layers {
+            for buffer in [&mut l.m, &mut l.z, &mut l.w, &mut l.conv] {
+                let len = buffer.len() / self.batch;
+                buffer[row * len..(row + 1) * len].fill(0.0);
+            }
+            // w = 0 writes nothing, a = 1 decays nothing
+            let len = l.a.len() / self.batch;
+            l.a[row * len..(row + 1) * len].fill(1.0);
+        }
+    }
+
+    /// With `on`, reads of the memory give exactly zero; writes go on.
+    pub fn set_knock_out(&mut self, on: bool) {
+        self.knock_out = on;
+    }
+
+    /// What the write gates have let through, one entry per layer with a memory.
+    pub fn write_stats(&self) -> Vec<LayerWrites> {
+        self.layers.iter().filter(|l| l.kind == LayerKind::Infini).map(|l| l.writes.clone()).collect()
+    }
+
+    /// Row `i` as a state of its own (write statistics stay with the batch).
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn row(&self, i: usize) -> State {
+        assert!(i < self.batch, "row {i} of {}", self.batch);
+        let cut = |b: &Vec<f32>| b[i * (b.len() / self.batch)..(i + 1) * (b.len() / self.batch)].to_vec();
+        self.rebatch(1, vec![self.doc_start[i]], &cut)
+    }
+
+    /// A one-row state `n` times.
+    ///
+    /// # Panics
+    /// If this state has more than one row, or `n` is 0.
+    pub fn repeat(&self, n: usize) -> State {
+        assert!(self.batch == 1 && n > 0, "repeat takes one row, some times");
+        self.rebatch(n, vec![self.doc_start[0]; n], &|b: &Vec<f32>| b.repeat(n))
+    }
+
+    fn rebatch(&self, batch: usize, doc_start: Vec<u64>, f: &dyn Fn(&Vec<f32>) -> Vec<f32>) -> State {
+        let mut out = State { batch, doc_start, logits: self.logits.as_ref().map(f), ..self.clone() };
+        for l in &mut out.layers {
+            for b in l.buffers_mut() {
+                *b = f(b);
+            }
+        }
+        out
+    }
+
+    /// Writes a memory file: everything needed to go on without reading a single old token again.
+    ///
+    /// # Errors
+    /// The disk's, or another writer holding the file.
+    pub fn save(&self, io: &dyn Io, path: &Path, header: &MemoryHeader, lock: Option<&Lock>) -> Result<()> {
+        let tensors = self.tensors()?;
+        let views: Vec<(&str, TensorView)> = tensors.iter().map(|(n, t)| (n.as_str(), t.view())).collect();
+        match lock {
+            Some(lock) => memory::write_memory_locked(lock, io, header, &views),
+            None => memory::write_memory(io, path, header, &views),
+        }
+        .map_err(|e| Error::Memory(e.to_string()))
+    }
+
+    /// Reads a memory file that was made with the same model, tokenizer and settings.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the file, or which partner differs.
+    pub fn load(config: &ModelConfig, expected: &Partner, io: &dyn Io, path: &Path) -> Result<(State, MemoryHeader)> {
+        let (header, file) = memory::read_memory(io, path).map_err(|e| Error::Memory(e.to_string()))?;
+        header
+            .check_partner(expected)
+            .map_err(|e| Error::Memory(infini_format::At { path: path.into(), error: e }.to_string()))?;
+        let state = State::from_tensors(config, header.position, &file)
+            .map_err(|e| Error::Memory(format!("memory file does not fit the model: {}: {e}", path.display())))?;
+        Ok((state, header))
+    }
+
+    fn tensors(&self) -> Result<Vec<(String, Tensor)>> {
+        let fail = |e: infini_format::tensors::TensorError| Error::Memory(e.to_string());
+        let mut out = Vec::new();
+        let b = self.batch;
+        let starts: Vec<i64> = self.doc_start.iter().map(|p| *p as i64).collect();
+        out.push(("document_start".to_string(), Tensor::i64(&[b], &starts).map_err(fail)?));
+        if let Some(logits) = &self.logits {
+            out.push(("logits".into(), Tensor::f32(&[b, logits.len() / b], logits).map_err(fail)?));
+        }
+        for (l, layer) in self.layers.iter().enumerate() {
+            for (name, buffer) in NAMES.iter().zip(layer.buffers()) {
+                if !buffer.is_empty() {
+                    let t = Tensor::f32(&[b, buffer.len() / b], buffer).map_err(fail)?;
+                    out.push((format!("layers.{l}.{name}"), t));
+                }
+            }
+            let mut stats = vec![layer.writes.tokens as f64];
+            stats.extend(layer.writes.open.iter().map(|n| *n as f64));
+            stats.extend(&layer.writes.strength);
+            out.push((format!("layers.{l}.writes"), Tensor::f64(&[stats.len()], &stats).map_err(fail)?));
+        }
+        Ok(out)
+    }
+
+    fn from_tensors(config: &ModelConfig, position: u64, file: &TensorFile) -> Result<State> {
+        let fail = |e: infini_format::tensors::TensorError| Error::Memory(e.to_string());
+        let starts = file.get("document_start").and_then(|t| t.to_i64()).map_err(fail)?;
+        if starts.is_empty() || starts.len() > 4096 || starts.iter().any(|p| *p < 0 || *p as u64 > position) {
+            return Err(Error::Memory("document_start is not a list of positions".into()));
+        }
+        let mut state = State::new(config, starts.len());
+        state.position = position;
+        state.doc_start = starts.iter().map(|p| *p as u64).collect();
+        if file.contains("logits") {
+            let logits = file.get("logits").and_then(|t| t.to_f32()).map_err(fail)?;
+            if logits.len() != state.batch * config.vocab_size {
+                return Err(Error::Memory(format!("logits has {} values", logits.len())));
+            }
+            state.logits = Some(logits);
+        }
+        let mut known = 1 + usize::from(state.logits.is_some());
+        let batch = state.batch;
+        for (l, layer) in state.layers.iter_mut().enumerate() {
+            if layer.kind == LayerKind::Full {
+                let len = usize::try_from(position).ok().filter(|n| *n <= 1 << 24);
+                layer.grow(batch, len.ok_or_else(|| Error::Memory(format!("position {position} is too far")))?);
+            }
+            for (name, buffer) in NAMES.iter().zip(layer.buffers_mut()) {
+                if buffer.is_empty() {
+                    continue;
+                }
+                let name = format!("layers.{l}.{name}");
+                let data = file.get(&name).and_then(|t| t.to_f32()).map_err(fail)?;
+                if data.len() != buffer.len() {
+                    return Err(Error::Memory(format!("{name} has {} values, not {}", data.len(), buffer.len())));
+                }
+                *buffer = data;
+                known += 1;
+            }
+            let name = format!("layers.{l}.writes");
+            let stats = file.get(&name).and_then(|t| t.to_f64()).map_err(fail)?;
+            let n = layer.writes.open.len();
+            if stats.len() != 1 + 2 * n || stats.iter().any(|x| *x < 0.0) {
+                return Err(Error::Memory(format!("{name} is not a list of {} counts", 1 + 2 * n)));
+            }
+            layer.writes.tokens = stats[0] as u64;
+            layer.writes.open = stats[1..=n].iter().map(|x| *x as u64).collect();
+            layer.writes.strength = stats[n + 1..].to_vec();
+            known += 1;
+        }
+        if known != file.len() {
+            return Err(Error::Memory(format!("{} tensors, {known} expected", file.len())));
+        }
+        Ok(state)
+    }
+}
+
+/// Names in a memory file of [`LayerState::buffers`].
+const NAMES: [&str; 7] = ["m", "z", "window.k", "window.v", "window.w", "window.a", "conv"];
