@@ -186,7 +186,7 @@ pub fn backward(
         let (kr, kt) = (c.take(z.tk * z.d), c.take(flash::packed_len(z.tk, z.d)));
         let vt = c.take(flash::packed_len(z.tk, z.dv));
         let (gk, gv, gq) = (c.take(z.tk * z.d), c.take(z.tk * z.dv), c.take(z.tq * z.d));
-        let (a_dot, d_dot, delta) = (c.take(z.tq * z.dv), c.take(z.tq * z.dv), c.take(2 * z.tq));
+        let (a_dot, d_dot, delta) = (c.take(z.tq * z.dv), c.take(z.tq * z.dv), c.take(z.tq));
         let (k, stride) = w.k.head(b, n, 0);
         rot.rows(k, stride, z.tk, z.d, 0, false, 1.0, kr);
         flash::pack_transposed(kr, z.tk, z.d, kt);

@@ -204,7 +204,9 @@ pub fn write(rule: Rule, tokens: &[Token], s: &State, c: f64) -> State {
                 outer(t.w, &t.phi, &d, &mut new.m);
             }
         }
-        axpy(t.w, &t.phi, &mut new.z);
+        if rule != Rule::SeqDelta {
+            axpy(t.w, &t.phi, &mut new.z);
+        }
     }
     new
 }
@@ -266,12 +268,14 @@ impl<'a> Inputs<'a> {
             Mix::Add => f64::NAN,
         }
     }
-    /// The logits of (1) of query t over the keys `from..=t`.
-    fn logits(&self, s: &Settings, b: usize, t: usize, h: usize, from: usize) -> Vec<f64> {
-        let n = h / (self.dims.h / self.dims.hkv);
-        let q = rotate(self.q(b, t, h), t as f64, s.rope, s.theta);
+    /// R_j k_j of every key of head n.
+    fn turned_keys(&self, s: &Settings, b: usize, n: usize) -> Vec<Vec<f64>> {
+        (0..self.dims.t).map(|j| rotate(self.k(b, j, n), j as f64, s.rope, s.theta)).collect()
+    }
+    /// The probabilities of (1) of query t, turned, over the turned keys `from..=t`.
+    fn probabilities(&self, q: &[f64], keys: &[Vec<f64>], t: usize, from: usize) -> Vec<f64> {
         let scale = (self.dims.d as f64).sqrt();
-        (from..=t).map(|j| dot(&q, &rotate(self.k(b, j, n), j as f64, s.rope, s.theta)) / scale).collect()
+        softmax(&keys[from..=t].iter().map(|k| dot(q, k) / scale).collect::<Vec<_>>())
     }
     /// First key of V(t) in (2).
     fn first_visible(&self, s: &Settings, b: usize, t: usize) -> usize {
@@ -294,7 +298,7 @@ pub fn forward(s: &Settings, x: &Inputs) -> Outputs {
     let mut out = Outputs { y: vec![0.0; rows], a_mem: vec![0.0; rows], a_dot: vec![0.0; rows], ..Outputs::default() };
     for b in 0..d.b {
         for n in 0..d.hkv {
-            let c = x.c(n);
+            let (c, keys) = (x.c(n), x.turned_keys(s, b, n));
             let mut state = x.start(b, n);
             // tokens of the open segment and, with lag 1, of the one that waits to be written
             let (mut open, mut waiting): (Vec<usize>, Vec<usize>) = (Vec::new(), Vec::new());
@@ -312,7 +316,8 @@ pub fn forward(s: &Settings, x: &Inputs) -> Outputs {
                 for h in n * (d.h / d.hkv)..(n + 1) * (d.h / d.hkv) {
                     let i = ((b * d.t + t) * d.h + h) * d.dv;
                     let from = x.first_visible(s, b, t);
-                    for (j, p) in softmax(&x.logits(s, b, t, h, from)).iter().enumerate() {
+                    let q = rotate(x.q(b, t, h), t as f64, s.rope, s.theta);
+                    for (j, p) in x.probabilities(&q, &keys, t, from).iter().enumerate() {
                         axpy(*p, x.v(b, from + j, n), &mut out.a_dot[i..i + d.dv]);
                     }
                     let f = phi(s.features, x.q(b, t, h), x.fmap_w(n));
@@ -388,6 +393,7 @@ pub fn backward(s: &Settings, x: &Inputs, dy: &[f64], dm: &[f64], dz: &[f64]) ->
             let wn = n * x.fmap_w(n).len();
             let phi_k: Vec<Vec<f64>> = (0..d.t).map(|t| x.token(s, b, t, n).phi).collect();
             let mut dphi_k = vec![vec![0.0; d.f]; d.t];
+            let (keys, mut dkeys) = (x.turned_keys(s, b, n), vec![vec![0.0; d.d]; d.t]);
             let mut dp: Vec<State> = p.iter().map(|_| State::empty(d)).collect();
             let last = sched.written;
             if sched.final_survives(x.resets(b)) {
@@ -420,14 +426,13 @@ pub fn backward(s: &Settings, x: &Inputs, dy: &[f64], dm: &[f64], dz: &[f64]) ->
                     let row = dot(&d_dot, a_dot);
                     let q = rotate(x.q(b, t, h), t as f64, s.rope, s.theta);
                     let mut dq = vec![0.0; d.d];
-                    for (j, p) in softmax(&x.logits(s, b, t, h, from)).iter().enumerate() {
+                    for (j, p) in x.probabilities(&q, &keys, t, from).iter().enumerate() {
                         let j = from + j;
                         let jn = (b * d.t + j) * d.hkv + n;
                         axpy(*p, &d_dot, &mut g.v[jn * d.dv..(jn + 1) * d.dv]);
                         let ds = p * (dot(&d_dot, x.v(b, j, n)) - row) / scale;
-                        axpy(ds, &rotate(x.k(b, j, n), j as f64, s.rope, s.theta), &mut dq);
-                        let dk = rotate(&q, -(j as f64), s.rope, s.theta);
-                        axpy(ds, &dk, &mut g.k[jn * d.d..(jn + 1) * d.d]);
+                        axpy(ds, &keys[j], &mut dq);
+                        axpy(ds, &q, &mut dkeys[j]);
                     }
                     axpy(1.0, &rotate(&dq, -(t as f64), s.rope, s.theta), &mut g.q[dq_at..dq_at + d.d]);
                     // (c) read of P_i, if no reset lies in [i S, t]
@@ -469,6 +474,7 @@ pub fn backward(s: &Settings, x: &Inputs, dy: &[f64], dm: &[f64], dz: &[f64]) ->
                 let dw = &mut g.fmap_w[wn..wn + x.fmap_w(n).len()];
                 let dk = phi_backward(s.features, x.k(b, t, n), x.fmap_w(n), &phi_k[t], &dphi_k[t], dw);
                 axpy(1.0, &dk, &mut g.k[i * d.d..(i + 1) * d.d]);
+                axpy(1.0, &rotate(&dkeys[t], -(t as f64), s.rope, s.theta), &mut g.k[i * d.d..(i + 1) * d.d]);
             }
             g.m0[bn * fdv..(bn + 1) * fdv].copy_from_slice(&dp[0].m);
             if s.rule != Rule::SeqDelta {
