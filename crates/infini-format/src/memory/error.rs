@@ -71,7 +71,7 @@ impl Explain for MemoryError {
             OtherTokenizer { file, model } => other("tokenizer", file, model),
             OtherConfig { file, model } => other("configuration", file, model),
             OtherSegmentLen { file, model } => {
-                format!("memory was made with segments of {file} tokens, now they have {model}")
+                format!("memory was made with segments of another length (memory: {file}, now: {model})")
             }
         }
     }

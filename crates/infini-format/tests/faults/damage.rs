@@ -27,6 +27,16 @@ fn a_memory_file_comes_back_as_it_was() {
     assert_eq!(decode(encode(&bare, &[]).unwrap()).unwrap().0, bare);
 }
 
+#[cfg(unix)]
+#[test]
+fn a_memory_file_is_as_private_as_the_document() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.mem");
+    memory::write_memory(&RealIo, &path, &header(1), &[]).unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
 #[test]
 fn r6_every_bit_of_a_small_file() {
     let bytes = small_file();
@@ -133,31 +143,26 @@ fn r15_memories_of_other_models() {
     let mut count = Count::default();
     let (read, _) = decode(small_file()).unwrap();
     read.check_partner(&partner()).unwrap();
-    let mut refuse = |expected: Partner, both: [&str; 2]| {
+    let mut refuse = |expected: Partner, file: &str, model: &str| {
         let error = count.read(|| read.check_partner(&expected)).expect("no panic").expect_err("refused");
         let text = error.to_string();
-        assert!(both.iter().all(|value| text.contains(value)), "{text}");
+        assert!(text.contains(&format!("memory: {file}, now: {model}")), "{text}");
         error
     };
-    let p = partner();
-    let both = |hash: &str| [short(hash).to_string(), short(&other).to_string()];
-    let strs = |b: &[String; 2]| -> [String; 2] { b.clone() };
-    let b = strs(&both(&p.weights));
-    let e = refuse(Partner { weights: other.clone(), ..partner() }, [&b[0], &b[1]]);
-    assert!(matches!(e, MemoryError::OtherWeights { .. }));
-    let b = strs(&both(p.adapter.as_ref().unwrap()));
-    let e = refuse(Partner { adapter: Some(other.clone()), ..partner() }, [&b[0], &b[1]]);
-    assert!(matches!(e, MemoryError::OtherAdapter { .. }));
-    let e = refuse(Partner { adapter: None, ..partner() }, [&b[0], "none"]);
-    assert!(matches!(e, MemoryError::OtherAdapter { model: None, .. }));
-    let b = strs(&both(&p.tokenizer));
-    let e = refuse(Partner { tokenizer: other.clone(), ..partner() }, [&b[0], &b[1]]);
-    assert!(matches!(e, MemoryError::OtherTokenizer { .. }));
-    let b = strs(&both(&p.config));
-    let e = refuse(Partner { config: other.clone(), ..partner() }, [&b[0], &b[1]]);
-    assert!(matches!(e, MemoryError::OtherConfig { .. }));
-    let e = refuse(Partner { segment_len: 128, ..partner() }, ["64", "128"]);
-    assert!(matches!(e, MemoryError::OtherSegmentLen { .. }));
+    let Partner { weights, adapter, tokenizer, config, .. } = partner();
+    let (adapter, new) = (adapter.unwrap(), short(&other));
+    let error = refuse(Partner { weights: other.clone(), ..partner() }, short(&weights), new);
+    assert!(matches!(error, MemoryError::OtherWeights { .. }));
+    let error = refuse(Partner { adapter: Some(other.clone()), ..partner() }, short(&adapter), new);
+    assert!(matches!(error, MemoryError::OtherAdapter { .. }));
+    let error = refuse(Partner { adapter: None, ..partner() }, short(&adapter), "none");
+    assert!(matches!(error, MemoryError::OtherAdapter { model: None, .. }));
+    let error = refuse(Partner { tokenizer: other.clone(), ..partner() }, short(&tokenizer), new);
+    assert!(matches!(error, MemoryError::OtherTokenizer { .. }));
+    let error = refuse(Partner { config: other.clone(), ..partner() }, short(&config), new);
+    assert!(matches!(error, MemoryError::OtherConfig { .. }));
+    let error = refuse(Partner { segment_len: 128, ..partner() }, "64", "128");
+    assert!(matches!(error, MemoryError::OtherSegmentLen { .. }));
 
     let newer = forge(&small_file(), |texts, _| drop(texts.insert("version".into(), "2".into()))).unwrap();
     let error = count.read(|| decode(newer)).unwrap().unwrap_err();

@@ -12,7 +12,7 @@ use crate::{Count, cases, header, tensors, views};
 trait Subject {
     fn save(&self, io: &dyn Io, dir: &Path, n: u64) -> Result<(), String>;
     fn load(&self, dir: &Path) -> u64;
-    /// The files that are read, byte for byte.
+    /// Every file, byte for byte.
     fn bytes(&self, dir: &Path) -> Vec<(String, Vec<u8>)>;
 }
 
@@ -60,14 +60,10 @@ impl Subject for Checkpoint {
     }
 }
 
-/// The files of a folder, hidden ones (what a writer leaves when it cannot even clean up) aside.
+/// The files of a folder, those that a writer left beside included.
 fn files(dir: &Path) -> Vec<(String, Vec<u8>)> {
     let names = RealIo.list(dir).unwrap();
-    names
-        .into_iter()
-        .filter(|name| !name.starts_with('.'))
-        .map(|name| (name.clone(), std::fs::read(dir.join(name)).unwrap()))
-        .collect()
+    names.into_iter().map(|name| (name.clone(), std::fs::read(dir.join(name)).unwrap())).collect()
 }
 
 /// The calls of a save, each failing in turn until a save meets no fault. `tidy` calls may fail without the save
@@ -101,6 +97,7 @@ fn every_call_fails(what: &str, subject: &dyn Subject, tidy: &[Call]) {
                     Err(_) if now == 2 => {
                         count.refused += 1;
                         let after = subject.bytes(dir);
+                        // When the disk is gone for good, nobody can clear away the temporary.
                         let whole = if lasting { before.iter().all(|f| after.contains(f)) } else { before == after };
                         count.lost += u64::from(!whole);
                         assert!(whole, "{context}: files changed");

@@ -276,3 +276,22 @@ fn r11_malformed_memory_files() {
     assert!(accepted > 100 && count.refused > count.run / 2, "{count:?}");
     assert_eq!(count.panicked, 0);
 }
+
+/// The fuzzer's seeds, among them every input that once crashed a reader.
+#[test]
+fn seeds_of_the_fuzzer() {
+    let seeds = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds");
+    let read = |target: &str| -> Vec<Vec<u8>> {
+        let files = std::fs::read_dir(seeds.join(target)).unwrap();
+        files.map(|file| std::fs::read(file.unwrap().path()).unwrap()).collect()
+    };
+    let quiet = Quiet::new();
+    let mut count = Count::default();
+    let (tensors, memories) = (read("tensors"), read("memory"));
+    tensors.iter().for_each(|bytes| agree(&mut count, bytes).unwrap());
+    memories.iter().for_each(|bytes| drop(count.read(|| decode(bytes.clone()))));
+    drop(quiet);
+    count.print("R9, R11 seeds of the fuzzer");
+    assert!(tensors.len() > 3 && !memories.is_empty());
+    assert!(count.panicked == 0 && count.refused > 0 && count.refused < count.run);
+}
