@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 
 use infini_format::io::RealIo;
 use infini_format::tensors::TensorFile;
-use infini_kernels::conformance::{Deviation, Tensor};
+use infini_kernels::conformance::{self, Deviation, Tensor};
 use infini_kernels::simd::{self, Level};
 
 /// One executor on one file.
@@ -104,6 +104,10 @@ fn at_every_level<T>(mut f: impl FnMut(Level) -> T) -> Vec<T> {
     results
 }
 
+fn deviation(tensor: String, x: &[f64], expected: &[f64], bound: f64) -> Deviation {
+    Deviation { tensor, error: conformance::error(x, expected), rms: conformance::rms(x, expected), bound }
+}
+
 fn number(settings: &serde_json::Value, key: &str) -> Result<f64, String> {
     settings[key].as_f64().ok_or(format!("setting {key} is no number"))
 }
@@ -112,7 +116,7 @@ fn size(settings: &serde_json::Value, key: &str) -> Result<usize, String> {
     settings[key].as_u64().map(|n| n as usize).ok_or(format!("setting {key} is no size"))
 }
 
-fn word<'a, T>(settings: &'a serde_json::Value, key: &str, known: impl Fn(&str) -> Option<T>) -> Result<T, String> {
+fn word<T>(settings: &serde_json::Value, key: &str, known: impl Fn(&str) -> Option<T>) -> Result<T, String> {
     let name = settings[key].as_str().unwrap_or_default();
     known(name).ok_or(format!("setting {key} = {name:?} is not known"))
 }

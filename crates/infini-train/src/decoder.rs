@@ -14,23 +14,43 @@ use infini_kernels::Features;
 pub struct Forward {
     /// Normalised output of the last layer, `[B T, d]`.
     pub hidden: Tensor<2>,
-    /// Write strengths `[B T, Hkv]` of each memory layer that has a write gate, with its index.
-    pub writes: Vec<(usize, Tensor<2>)>,
+    /// The gates of every memory layer.
+    pub gates: Vec<Gate>,
+}
+
+/// The gates of one memory layer.
+#[derive(Debug)]
+pub struct Gate {
+    /// Index of the layer.
+    pub layer: usize,
+    /// The write gate, if it has one.
+    pub write: Option<WriteGate>,
+    /// Logits of the mix: `[1, H]` for one scalar a head, `[B T, H]` for one a token; `None` if the memory is added.
+    pub mix: Option<Tensor<2>>,
+}
+
+/// A write gate.
+#[derive(Clone, Debug)]
+pub struct WriteGate {
+    /// `[B T, Hkv]`.
+    pub logits: Tensor<2>,
+    /// `[B T, Hkv]`, in [0, 1].
+    pub strength: Tensor<2>,
 }
 
 /// The decoder without its head.
 pub fn forward(body: Body, c: &ModelConfig, p: &Parameters, t: &Tokens) -> Forward {
-    let mut writes = Vec::new();
+    let mut gates = Vec::new();
     let mut x = body.embedding(p.get("model.embed_tokens.weight"), t);
     for l in 0..c.num_hidden_layers {
         let layer = Layer { body, c, p, l };
         let h = layer.norm("input_layernorm", x.clone());
-        x = x + layer.attention(h, t, &mut writes);
+        x = x + layer.attention(h, t, &mut gates);
         let h = layer.norm("post_attention_layernorm", x.clone());
         x = x + layer.mlp(h);
     }
     let hidden = body.rms_norm(x, p.get("model.norm.weight"), c.rms_norm_eps);
-    Forward { hidden, writes }
+    Forward { hidden, gates }
 }
 
 /// The head's weights `[V, d]`: the embedding if they are tied.
@@ -69,7 +89,7 @@ impl Layer<'_> {
     }
 
     /// Attention of the normalised input `h`, projected back to the residual stream.
-    fn attention(&self, mut h: Tensor<2>, t: &Tokens, writes: &mut Vec<(usize, Tensor<2>)>) -> Tensor<2> {
+    fn attention(&self, mut h: Tensor<2>, t: &Tokens, gates: &mut Vec<Gate>) -> Tensor<2> {
         let c = self.c;
         if c.attention != Attention::Full && c.infini.conv > 0 {
             h = h.clone() + self.body.conv(h, self.get("self_attn.infini.conv.weight"), t);
@@ -79,10 +99,7 @@ impl Layer<'_> {
         let shape = HeadShape { heads: c.num_attention_heads, kv_heads: c.kv_heads(), width: c.head_width() };
         let settings = c.kernel_settings(self.l);
         let y = if c.layer_kind(self.l) == LayerKind::Infini {
-            self.memory_inputs(&h, &mut x);
-            if let Some(w) = &x.w {
-                writes.push((self.l, w.clone()));
-            }
+            gates.push(self.memory_inputs(&h, &mut x));
             self.body.attention(&settings, shape, &x, t)
         } else {
             self.body.window(&settings, shape, &x, t)
@@ -91,33 +108,42 @@ impl Layer<'_> {
     }
 
     /// The gates of a memory layer, all from the same `h` as q, k and v.
-    fn memory_inputs(&self, h: &Tensor<2>, x: &mut AttentionInputs) {
+    fn memory_inputs(&self, h: &Tensor<2>, x: &mut AttentionInputs) -> Gate {
         let i = &self.c.infini;
+        let mut gate = Gate { layer: self.l, write: None, mix: None };
         if i.write != Write::All {
-            x.w = Some(self.body.write_gate(self.affine("self_attn.infini.write", h), i.write));
+            let logits = self.affine("self_attn.infini.write", h);
+            let strength = self.body.write_gate(logits.clone(), i.write);
+            x.w = Some(strength.clone());
+            gate.write = Some(WriteGate { logits, strength });
         }
         match i.mix {
-            MixName::Head => x.beta = Some(self.get("self_attn.infini.beta")),
-            MixName::Token => x.gate = Some(self.affine("self_attn.infini.gate", h)),
+            MixName::Head => {
+                let beta = self.get::<1>("self_attn.infini.beta");
+                gate.mix = Some(beta.clone().unsqueeze());
+                x.beta = Some(beta);
+            }
+            MixName::Token => {
+                x.gate = Some(self.affine("self_attn.infini.gate", h));
+                gate.mix = x.gate.clone();
+            }
             MixName::Add => {}
         }
         if i.rule == RuleName::GatedDelta {
             let rate = softplus(self.affine("self_attn.infini.decay", h));
             let speed = self.get::<1>("self_attn.infini.a_log").exp();
             x.a = Some((rate * speed.unsqueeze()).neg().exp());
-            return;
+            return gate;
         }
         x.c = match i.null_slot {
             NullSlot::Fixed(0.0) => None,
-            NullSlot::Fixed(value) => {
-                let like = &x.q;
-                Some(Tensor::full([self.c.kv_heads()], value, (&like.device(), like.dtype())))
-            }
+            NullSlot::Fixed(value) => Some(Tensor::full([self.c.kv_heads()], value, (&x.q.device(), x.q.dtype()))),
             NullSlot::Learned(_) => Some(softplus(self.get::<1>("self_attn.infini.c_raw"))),
         };
         if self.c.features() == Features::SoftmaxPair {
             x.fmap = Some(self.get("self_attn.infini.fmap.weight"));
         }
+        gate
     }
 
     fn mlp(&self, h: Tensor<2>) -> Tensor<2> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use burn::tensor::{DType, Device};
 
 use super::op::values;
-use super::{Row, at_every_level, number, size};
+use super::{Row, at_every_level, deviation, number, size};
 use crate::ops::{Body, Gradient, Tokens};
 use crate::parameters::Parameters;
 use crate::{decoder, reference};
@@ -14,7 +14,7 @@ use infini::config::{
     RuleName, Write,
 };
 use infini::weights::Weights;
-use infini_kernels::conformance::{self, Deviation, F32_BOUND, F64_BOUND, Tensor};
+use infini_kernels::conformance::{F32_BOUND, F64_BOUND, Tensor};
 use infini_kernels::{FinalState, Mix, Rope, Rule};
 
 /// The configuration that the files' settings mean.
@@ -152,7 +152,7 @@ impl Golden {
         let found = found.chain([("logits".into(), logits), ("loss".into(), vec![loss])]);
         let tensors = found.map(|(tensor, x)| {
             let expected = self.tensors.get(&tensor).map_or(&[][..], |t| &t.data);
-            Deviation { error: conformance::error(&x, expected), tensor, bound }
+            deviation(tensor, &x, expected, bound)
         });
         Row { executor, tensors: tensors.collect() }
     }

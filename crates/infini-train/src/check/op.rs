@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::tensor::{DType, Device, Tensor as Burn, TensorData};
 
-use super::{Row, number, size, word};
+use super::{Row, at_every_level, deviation, number, size, word};
 use crate::ops::composed_attention::{State, attention};
 use crate::ops::{AttentionInputs, HeadShape, Tokens};
 use infini_kernels::conformance::{self, Case, Deviation, F32_BOUND, F64_BOUND, Tensor};
@@ -49,6 +49,9 @@ pub(super) fn check(text: &str, tensors: BTreeMap<String, Tensor>) -> Result<Vec
     let json: serde_json::Value = serde_json::from_str(text).map_err(|e| format!("settings: {e}"))?;
     let case = Case { settings: settings(&json)?, tensors, f32_err_grad: number(&json, "f32_err_grad")? };
     let mut rows = vec![Row { executor: "reference f64".into(), tensors: conformance::check_reference(&case)? }];
+    for (level, tensors) in at_every_level(|level| (level, conformance::check_kernels(&case))) {
+        rows.push(Row { executor: format!("kernels {}", level.name()), tensors: tensors? });
+    }
     for dtype in [DType::F32, DType::F64] {
         let executor = format!("composed {}", if dtype == DType::F32 { "f32" } else { "f64" });
         rows.push(Row { executor, tensors: composed(&case, dtype)? });
@@ -124,7 +127,7 @@ fn composed(case: &Case, dtype: DType) -> Result<Vec<Deviation>, String> {
     let compared = found.into_iter().filter_map(|(name, x)| {
         let expected = case.tensors.get(&name)?;
         let bound = if name.starts_with("grad.") { bound.max(relaxed) } else { bound };
-        Some(Deviation { error: conformance::error(&x, &expected.data), tensor: name, bound })
+        Some(deviation(name, &x, &expected.data, bound))
     });
     Ok(compared.collect())
 }

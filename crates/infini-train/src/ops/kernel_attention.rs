@@ -178,8 +178,21 @@ pub fn attention(s: &Settings, shape: HeadShape, x: &AttentionInputs, t: &Tokens
     let frame = Frame::new(s, shape, &x.v, t);
     // an operation has a fixed number of parents: absent inputs are untracked dummies
     let dummy = || Tensor::<1>::zeros([1], &x.q.device());
-    let present = [true, true, true, x.w.is_some(), x.a.is_some(), x.c.is_some(), x.beta.is_some(), x.gate.is_some(), x.fmap.is_some()];
-    fn part<const D: usize>(x: &Option<Tensor<D>>, dummy: impl Fn() -> Tensor<1>) -> (FlexTensor, burn::backend::autodiff::ops::NodeGuard) {
+    let present = [
+        true,
+        true,
+        true,
+        x.w.is_some(),
+        x.a.is_some(),
+        x.c.is_some(),
+        x.beta.is_some(),
+        x.gate.is_some(),
+        x.fmap.is_some(),
+    ];
+    fn part<const D: usize>(
+        x: &Option<Tensor<D>>,
+        dummy: impl Fn() -> Tensor<1>,
+    ) -> (FlexTensor, burn::backend::autodiff::ops::NodeGuard) {
         x.clone().map_or_else(|| parts(dummy()), parts)
     }
     let all = [
@@ -195,7 +208,8 @@ pub fn attention(s: &Settings, shape: HeadShape, x: &AttentionInputs, t: &Tokens
     ];
     let (tensors, nodes): (Vec<_>, Vec<_>) = all.into_iter().unzip();
     let inputs: Vec<_> = tensors.into_iter().zip(present).map(|(t, p)| p.then_some(t)).collect();
-    let mut state = AttentionState { frame, inputs: inputs.try_into().expect("nine inputs"), saved: Default::default() };
+    let mut state =
+        AttentionState { frame, inputs: inputs.try_into().expect("nine inputs"), saved: Default::default() };
     let [_, _, _, columns] = state.frame.columns();
     let n = state.frame.rows();
     let mut y = zeros(n * columns);
@@ -259,7 +273,7 @@ pub fn window(s: &Settings, shape: HeadShape, x: &AttentionInputs, t: &Tokens) -
     let ((q, nq), (k, nk), (v, nv)) = (parts(x.q.clone()), parts(x.k.clone()), parts(x.v.clone()));
     let [_, _, _, columns] = frame.columns();
     let n = frame.rows();
-    let (mut y, mut lse) = (zeros(n * columns), zeros(n * shape.heads));
+    let (mut y, mut lse) = (zeros(n * columns), zeros(2 * n * shape.heads));
     {
         let window = frame.window(slice(&q), slice(&k), slice(&v));
         let mut scratch = zeros(local::scratch_len(s, &window, rayon::current_num_threads()));

@@ -7,6 +7,7 @@
 pub mod composed;
 pub mod composed_attention;
 mod kernel;
+mod kernel_attention;
 mod optimizer;
 
 use burn::backend::DispatchDevice;
@@ -175,11 +176,17 @@ impl Body {
 
     /// Infini-attention over all segments from an empty memory: `[B T, H Dv]`.
     pub fn attention(self, s: &Settings, shape: HeadShape, x: &AttentionInputs, t: &Tokens) -> Tensor<2> {
-        composed_attention::attention(s, shape, x, t, None).0
+        match self {
+            Body::Kernel => kernel_attention::attention(s, shape, x, t),
+            Body::Composed => composed_attention::attention(s, shape, x, t, None).0,
+        }
     }
 
     /// Exact attention over the window alone: `[B T, H Dv]`.
     pub fn window(self, s: &Settings, shape: HeadShape, x: &AttentionInputs, t: &Tokens) -> Tensor<2> {
-        composed_attention::window(s, shape, x, t)
+        match self {
+            Body::Kernel => kernel_attention::window(s, shape, x, t),
+            Body::Composed => composed_attention::window(s, shape, x, t),
+        }
     }
 }

@@ -1,0 +1,60 @@
+//! How much memory a run will need, before it starts.
+
+use crate::config::Config;
+use infini::config::{Activation, LayerKind};
+
+/// Bytes by purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Estimate {
+    /// The parameters.
+    pub weights: u64,
+    /// Their gradients.
+    pub gradients: u64,
+    /// AdamW's moments.
+    pub optimizer: u64,
+    /// What the backward pass of the largest batch needs again.
+    pub activations: u64,
+}
+
+impl Estimate {
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.weights + self.gradients + self.optimizer + self.activations
+    }
+}
+
+/// The need of a configuration on the CPU, counted from what each operation keeps.
+pub fn estimate(config: &Config) -> Estimate {
+    let m = &config.model;
+    let parameters: u64 = m.parameters().iter().map(|p| p.shape.iter().map(|n| *n as u64).product::<u64>()).sum();
+    let widest = config.train.shapes().into_iter().map(|(b, t)| activations(config, b as u64, t as u64)).max();
+    Estimate {
+        weights: 4 * parameters,
+        gradients: 4 * parameters,
+        optimizer: 8 * parameters,
+        activations: 4 * widest.unwrap_or(0),
+    }
+}
+
+/// Floats that one batch keeps until its backward pass.
+fn activations(config: &Config, batch: u64, tokens: u64) -> u64 {
+    let m = &config.model;
+    let (d, f, w) = (m.hidden_size as u64, m.intermediate_size as u64, m.head_width() as u64);
+    let (h, n) = (m.num_attention_heads as u64, m.kv_heads() as u64);
+    let mut token = 3 * d; // embedding, last norm, gradient of the hidden state
+    let mut states = 0;
+    for l in 0..m.num_hidden_layers {
+        let convolved = if m.infini.conv > 0 { 2 * d } else { 0 };
+        let mlp = if m.hidden_act == Activation::Silu { 3 * f } else { 2 * f };
+        // two norms, two residual sums, q k v, output of the attention
+        token += 6 * d + convolved + 2 * (h + n) * w + mlp;
+        if m.layer_kind(l) == LayerKind::Infini {
+            token += 2 * h * w + 3 * n + 2 * h;
+            let segments = tokens.div_ceil(m.infini.segment_len as u64);
+            states += batch * n * segments * m.feature_dim() as u64 * (w + 1);
+        }
+    }
+    // gradients on their way back: the widest few
+    token += 4 * d.max(f);
+    batch * tokens * token + states
+}
