@@ -1,5 +1,10 @@
 //! Text to token ids and back; documents to text.
 
+mod decode;
+mod epub;
+mod markup;
+pub mod reader;
 pub mod tokenizer;
 
+pub use reader::{Piece, Reader};
 pub use tokenizer::{EncodeStream, Tokenizer};

@@ -1,0 +1,285 @@
+//! Pictures of results as SVG, readable on light and on dark pages: ink and paper change with the
+//! reader's colour scheme.
+
+use std::fmt::Display;
+
+use plotters::coord::ranged1d::ValueFormatter;
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+use crate::error::{Error, Result};
+use crate::eval::passkey::Row;
+
+const INK: RGBColor = RGBColor(0x1f, 0x23, 0x28);
+const PAPER: RGBColor = RGBColor(0xff, 0xff, 0xff);
+const GRID: RGBColor = RGBColor(0xd0, 0xd7, 0xde);
+/// What the three become on a dark page.
+const DARK: [(RGBColor, &str); 3] = [(INK, "#E6EDF3"), (PAPER, "#0D1117"), (GRID, "#30363D")];
+
+/// Colours of lines: apart from each other for most kinds of colour blindness, and from both papers.
+const LINES: [RGBColor; 7] = [
+    RGBColor(0x1f, 0x77, 0xb4),
+    RGBColor(0xd5, 0x5e, 0x00),
+    RGBColor(0x00, 0x9e, 0x73),
+    RGBColor(0xcc, 0x79, 0xa7),
+    RGBColor(0xb0, 0x8a, 0x00),
+    RGBColor(0x56, 0xb4, 0xe9),
+    RGBColor(0x8c, 0x6b, 0xb1),
+];
+
+/// Points of the map viridis, from 0 to 1.
+const VIRIDIS: [[f64; 3]; 5] =
+    [[68.0, 1.0, 84.0], [59.0, 82.0, 139.0], [33.0, 145.0, 140.0], [94.0, 201.0, 98.0], [253.0, 231.0, 37.0]];
+
+/// A curve.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Series {
+    /// Its name in the legend.
+    pub name: String,
+    /// Its points.
+    pub points: Vec<(f64, f64)>,
+}
+
+/// Depth × length picture of exact match: one field for each row, with its rate and n.
+///
+/// # Errors
+/// No rows.
+pub fn heat(title: &str, rows: &[Row]) -> Result<String> {
+    let mut lengths: Vec<usize> = rows.iter().map(|r| r.length).collect();
+    let mut depths: Vec<f64> = rows.iter().map(|r| r.depth).collect();
+    lengths.sort_unstable();
+    lengths.dedup();
+    depths.sort_by(f64::total_cmp);
+    depths.dedup();
+    if rows.is_empty() {
+        return Err(nothing("no rows"));
+    }
+    const FIELD: (i32, i32) = (92, 46);
+    const ORIGIN: (i32, i32) = (76, 64);
+    let right = ORIGIN.0 + FIELD.0 * lengths.len() as i32;
+    let bottom = ORIGIN.1 + FIELD.1 * depths.len() as i32;
+    let width = (right + 24).max(title.len() as i32 * 9 + 24);
+    draw((width as u32, bottom as u32 + 58), |area| {
+        let middle = Pos::new(HPos::Center, VPos::Center);
+        let write = |text: &str, at: (i32, i32), size: i32, colour: RGBColor, pos: Pos| {
+            let style = ("sans-serif", size).into_font().color(&colour).pos(pos);
+            area.draw(&Text::new(text.to_owned(), at, style))
+        };
+        write(title, (12, 14), 17, INK, Pos::new(HPos::Left, VPos::Top))?;
+        write("depth", (12, ORIGIN.1 - 16), 13, INK, Pos::new(HPos::Left, VPos::Center))?;
+        write("length in tokens", ((ORIGIN.0 + right) / 2, bottom + 38), 13, INK, middle)?;
+        for (x, length) in lengths.iter().enumerate() {
+            let at = (ORIGIN.0 + FIELD.0 * x as i32 + FIELD.0 / 2, bottom + 16);
+            write(&thousands(*length), at, 13, INK, middle)?;
+        }
+        for (y, depth) in depths.iter().enumerate() {
+            let at = (ORIGIN.0 - 12, ORIGIN.1 + FIELD.1 * y as i32 + FIELD.1 / 2);
+            write(&depth.to_string(), at, 13, INK, Pos::new(HPos::Right, VPos::Center))?;
+        }
+        for row in rows {
+            let place = (
+                lengths.iter().position(|l| *l == row.length).unwrap_or(0) as i32,
+                depths.iter().position(|d| *d == row.depth).unwrap_or(0) as i32,
+            );
+            let (left, top) = (ORIGIN.0 + FIELD.0 * place.0, ORIGIN.1 + FIELD.1 * place.1);
+            let (colour, ink) = viridis(row.exact);
+            let field = [(left + 1, top + 1), (left + FIELD.0 - 1, top + FIELD.1 - 1)];
+            area.draw(&Rectangle::new(field, colour.filled()))?;
+            let centre = left + FIELD.0 / 2;
+            write(&format!("{:.3}", row.exact), (centre, top + 16), 15, ink, middle)?;
+            write(&format!("n = {}", row.n), (centre, top + 33), 11, ink, middle)?;
+        }
+        Ok(())
+    })
+}
+
+/// Curves over one axis, which is logarithmic if `log` is set (for lengths: powers of two).
+///
+/// # Errors
+/// No finite point to draw; a value of x that is not above 0 on a logarithmic axis.
+pub fn lines(title: &str, x: &str, y: &str, log: bool, series: &[Series]) -> Result<String> {
+    let finite = |p: &&(f64, f64)| p.0.is_finite() && p.1.is_finite();
+    let points = || series.iter().flat_map(|s| s.points.iter().filter(finite));
+    let range = |values: &mut dyn Iterator<Item = f64>| {
+        values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)))
+    };
+    let (left, right) = range(&mut points().map(|p| p.0));
+    let (low, high) = range(&mut points().map(|p| p.1));
+    if left > right {
+        return Err(nothing("no finite point"));
+    }
+    if log && left <= 0.0 {
+        return Err(nothing("a logarithmic axis needs values above 0"));
+    }
+    // A single value still needs some axis around it; curves need some air.
+    let air = if high > low { 0.05 * (high - low) } else { 0.5 * high.abs().max(1.0) };
+    let (low, high) = (low - air, high + air);
+    let right = if right > left { right } else { left + left.abs().max(1.0) };
+    draw((760, 420), |area| {
+        let mut chart = ChartBuilder::on(area);
+        chart
+            .caption(title, ("sans-serif", 17).into_font().color(&INK))
+            .margin(14)
+            .x_label_area_size(42)
+            .y_label_area_size(64);
+        if log {
+            curves(chart.build_cartesian_2d((left..right).log_scale().base(2.0), low..high)?, x, y, series)
+        } else {
+            curves(chart.build_cartesian_2d(left..right, low..high)?, x, y, series)
+        }
+    })
+}
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
+type Drawn<'a> = std::result::Result<(), DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>>;
+
+fn curves<'a, X>(
+    mut chart: ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, plotters::coord::types::RangedCoordf64>>,
+    x: &str,
+    y: &str,
+    series: &[Series],
+) -> Drawn<'a>
+where
+    X: Ranged<ValueType = f64> + ValueFormatter<f64>,
+{
+    let font = ("sans-serif", 13).into_font().color(&INK);
+    chart
+        .configure_mesh()
+        .axis_style(INK)
+        .bold_line_style(GRID)
+        .light_line_style(TRANSPARENT)
+        .label_style(font.clone())
+        .axis_desc_style(font.clone())
+        .x_desc(x)
+        .y_desc(y)
+        .x_label_formatter(&|v| short(*v))
+        .y_label_formatter(&|v| short(*v))
+        .draw()?;
+    for (s, colour) in series.iter().zip(LINES.iter().cycle()) {
+        let colour = *colour;
+        let points: Vec<(f64, f64)> = s.points.iter().copied().filter(|p| p.0.is_finite() && p.1.is_finite()).collect();
+        if points.len() <= 40 {
+            chart.draw_series(points.iter().map(|p| Circle::new(*p, 3, colour.filled())))?;
+        }
+        chart
+            .draw_series(LineSeries::new(points, colour.stroke_width(2)))?
+            .label(s.name.clone())
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
+    }
+    if series.len() > 1 {
+        chart.configure_series_labels().label_font(font).background_style(PAPER).border_style(GRID).draw()?;
+    }
+    Ok(())
+}
+
+/// Draws on paper and makes ink and paper follow the reader's colour scheme.
+fn draw(size: (u32, u32), picture: impl for<'a> FnOnce(&Area<'a>) -> Drawn<'a>) -> Result<String> {
+    let mut svg = String::new();
+    let failed = |e: &dyn Display| Error::Input(format!("picture: cannot be drawn: {e}"));
+    {
+        let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
+        area.fill(&PAPER).map_err(|e| failed(&e))?;
+        picture(&area).map_err(|e| failed(&e))?;
+        area.present().map_err(|e| failed(&e))?;
+    }
+    let rules = DARK.iter().map(|(light, dark)| {
+        let light = format!("#{:02X}{:02X}{:02X}", light.0, light.1, light.2);
+        format!("[fill=\"{light}\"]{{fill:{dark}}}[stroke=\"{light}\"]{{stroke:{dark}}}")
+    });
+    let style = format!("<style>@media (prefers-color-scheme: dark){{{}}}</style>\n", rules.collect::<String>());
+    let body = svg.find("<svg").and_then(|tag| Some(tag + svg[tag..].find('>')? + 1)).unwrap_or(0);
+    svg.insert_str(body, &format!("\n{style}"));
+    Ok(svg)
+}
+
+fn nothing(why: &str) -> Error {
+    Error::Input(format!("picture: nothing to draw: {why}"))
+}
+
+/// The colour of a value of 0 to 1, and of text on it.
+fn viridis(value: f64) -> (RGBColor, RGBColor) {
+    let x = value.clamp(0.0, 1.0) * (VIRIDIS.len() - 1) as f64;
+    let i = (x as usize).min(VIRIDIS.len() - 2);
+    let mix = |c: usize| (VIRIDIS[i][c] + (x - i as f64) * (VIRIDIS[i + 1][c] - VIRIDIS[i][c])).round() as u8;
+    let colour = RGBColor(mix(0), mix(1), mix(2));
+    // Text on a field must not change with the colour scheme: almost black, almost white.
+    (colour, if value < 0.6 { RGBColor(0xfe, 0xfe, 0xfe) } else { RGBColor(0x01, 0x01, 0x01) })
+}
+
+fn thousands(n: usize) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, d) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(d);
+    }
+    out
+}
+
+/// A number on an axis.
+fn short(v: f64) -> String {
+    match v.abs() {
+        a if a >= 1e6 => format!("{}M", trim(v / 1e6)),
+        a if a >= 1e4 => format!("{}k", trim(v / 1e3)),
+        _ => trim(v),
+    }
+}
+
+fn trim(v: f64) -> String {
+    let text = format!("{v:.3}");
+    let text = text.trim_end_matches('0').trim_end_matches('.');
+    if text == "-0" { "0".into() } else { text.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(length: usize, depth: f64, exact: f64) -> Row {
+        Row { length, depth, n: 20, exact, digit: exact, knock_out: false, interval: [0.0, 1.0], invented: None }
+    }
+
+    #[test]
+    fn a_heat_picture_shows_every_field() {
+        let rows = [row(4096, 0.0, 1.0), row(4096, 0.5, 0.25), row(131_072, 0.0, 0.0), row(131_072, 0.5, 0.995)];
+        let svg = heat("Recall & more", &rows).unwrap();
+        for part in ["4,096", "131,072", "0.250", "0.995", "n = 20", "Recall &amp; more", "prefers-color-scheme: dark"]
+        {
+            assert!(svg.contains(part), "{part}");
+        }
+        assert_eq!(svg.matches("<rect").count(), 5);
+        assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
+        assert!(heat("", &[]).is_err());
+    }
+
+    #[test]
+    fn curves_have_names_and_survive_odd_values() {
+        let series = |name: &str, points: &[(f64, f64)]| Series { name: name.into(), points: points.to_vec() };
+        let two = [series("one", &[(1.0, 0.5), (1024.0, 1.0)]), series("two", &[(1.0, f64::NAN), (64.0, 0.0)])];
+        for log in [false, true] {
+            let svg = lines("Capacity", "keys", "exact", log, &two).unwrap();
+            for part in ["Capacity", "keys", "exact", "one", "two", "polyline"] {
+                assert!(svg.contains(part), "{part}");
+            }
+            assert!(!svg.contains("NaN") && !svg.contains("inf"));
+        }
+        assert!(lines("t", "x", "y", false, &[series("dot", &[(0.0, 0.0)])]).is_ok());
+        assert!(lines("t", "x", "y", true, &[series("dot", &[(0.0, 0.0)])]).is_err());
+        assert!(lines("t", "x", "y", false, &[]).is_err());
+        assert_eq!(
+            (short(1_048_576.0).as_str(), short(131_072.0).as_str(), short(0.25).as_str()),
+            ("1.049M", "131.072k", "0.25")
+        );
+    }
+
+    #[test]
+    fn text_stands_out_from_its_field() {
+        let light = |c: RGBColor| 0.299 * f64::from(c.0) + 0.587 * f64::from(c.1) + 0.114 * f64::from(c.2);
+        for i in 0..=20 {
+            let (field, ink) = viridis(f64::from(i) / 20.0);
+            assert!((light(field) - light(ink)).abs() > 90.0, "{i}: {field:?} {ink:?}");
+        }
+    }
+}
