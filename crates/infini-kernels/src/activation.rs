@@ -6,7 +6,7 @@
 use rayon::prelude::*;
 
 use crate::blocks::{SMALL, worthwhile};
-use crate::math::{exp, sigmoid, sigmoid_slope};
+use crate::math::{exp, ln_1p_unit, sigmoid, sigmoid_slope};
 
 /// Defines the public function `$name` over whole slices from `$body` over chunks of them.
 macro_rules! elementwise {
@@ -188,7 +188,7 @@ fn sigmoid_back(x: &[f32], dy: &[f32], dx: &mut [f32]) {
 }
 fn softplus(x: &[f32], y: &mut [f32]) {
     for (y, x) in y.iter_mut().zip(x) {
-        *y = x.max(0.0) + exp(-x.abs()).ln_1p();
+        *y = x.max(0.0) + ln_1p_unit(exp(-x.abs()));
     }
 }
 fn softplus_back(x: &[f32], dy: &[f32], dx: &mut [f32]) {

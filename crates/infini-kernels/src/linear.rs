@@ -6,7 +6,7 @@
 use rayon::prelude::*;
 
 use crate::blocks;
-use crate::math::{LANES, fold};
+use crate::math::dot;
 use crate::matmul::{Mat, MatMut, Par, matmul};
 
 /// Rows up to which [`forward`] streams the weights once, which is what bounds it there.
@@ -84,97 +84,29 @@ pub fn backward_bias(dy: &[f32], db: &mut [f32], add: bool) {
 
 /// [`forward`] for `n` ≤ [`FEW_ROWS`]: every weight is read once.
 fn few_rows(x: &[f32], w: &[f32], y: &mut [f32], [n, inp, out]: [usize; 3], add: bool) {
-    let run = |w: &[f32], y: &mut [&mut [f32]]| match y {
-        [y] => one_row(x, w, y, inp, add),
-        [y0, y1] => two_rows(x, w, y0, y1, inp, add),
-        [y0, y1, y2] => three_rows(x, w, y0, y1, y2, inp, add),
-        [y0, y1, y2, y3] => four_rows(x, w, y0, y1, y2, y3, inp, add),
-        _ => unreachable!("at most FEW_ROWS rows"),
-    };
     let mut rows = y.chunks_exact_mut(out);
     let mut rows: [&mut [f32]; FEW_ROWS] = std::array::from_fn(|_| rows.next().unwrap_or_default());
+    let rows = &mut rows[..n];
     if out * inp < FEW_WEIGHTS || rayon::current_num_threads() == 1 {
-        run(w, &mut rows[..n]);
+        dot_rows(x, w, rows, add);
         return;
     }
-    let block = (FEW_WEIGHTS / 4).div_ceil(inp).next_multiple_of(OUTPUTS);
-    let mut columns: Vec<_> = rows.into_iter().take(n).map(|r| r.chunks_mut(block)).collect();
+    let block = (FEW_WEIGHTS / 4).div_ceil(inp);
+    let mut columns: Vec<_> = rows.iter_mut().map(|r| r.chunks_mut(block)).collect();
     let items: Vec<(&[f32], Vec<&mut [f32]>)> =
-        w.chunks(block * inp).map(|w| (w, columns.iter_mut().flat_map(Iterator::next).collect())).collect();
-    items.into_par_iter().for_each(|(w, mut y)| run(w, &mut y));
-}
-
-/// Outputs computed together, so that their sums hide each other's latency and share the loads of `x`.
-const OUTPUTS: usize = 4;
-
-/// `N` rows of `x` times all rows of `w`.
-#[inline(always)]
-fn rows<const N: usize>(x: &[f32], w: &[f32], y: [&mut [f32]; N], inp: usize, add: bool) {
-    let x: [&[f32]; N] = std::array::from_fn(|r| &x[r * inp..(r + 1) * inp]);
-    let out = y[0].len();
-    let mut o = 0;
-    while o + OUTPUTS <= out {
-        let w: [&[f32]; OUTPUTS] = std::array::from_fn(|j| &w[(o + j) * inp..(o + j + 1) * inp]);
-        let sums = dots::<N, OUTPUTS>(&x, &w);
-        for r in 0..N {
-            for j in 0..OUTPUTS {
-                let y = &mut y[r][o + j];
-                *y = if add { *y + sums[r][j] } else { sums[r][j] };
-            }
-        }
-        o += OUTPUTS;
-    }
-    while o < out {
-        let sums = dots::<N, 1>(&x, &[&w[o * inp..(o + 1) * inp]]);
-        for r in 0..N {
-            let y = &mut y[r][o];
-            *y = if add { *y + sums[r][0] } else { sums[r][0] };
-        }
-        o += 1;
-    }
-}
-
-/// All products of `N` with `K` rows.
-#[inline(always)]
-fn dots<const N: usize, const K: usize>(x: &[&[f32]; N], w: &[&[f32]; K]) -> [[f32; K]; N] {
-    let n = x[0].len();
-    let whole = n / LANES * LANES;
-    let mut s = [[[0f32; LANES]; K]; N];
-    let mut p = 0;
-    while p < whole {
-        for r in 0..N {
-            for j in 0..K {
-                let (x, w) = (&x[r][p..p + LANES], &w[j][p..p + LANES]);
-                for i in 0..LANES {
-                    s[r][j][i] = x[i].mul_add(w[i], s[r][j][i]);
-                }
-            }
-        }
-        p += LANES;
-    }
-    let mut out = [[0.0; K]; N];
-    for r in 0..N {
-        for j in 0..K {
-            out[r][j] = fold(s[r][j]);
-            for p in whole..n {
-                out[r][j] = x[r][p].mul_add(w[j][p], out[r][j]);
-            }
-        }
-    }
-    out
+        w.chunks(block * inp).map(|w| (w, columns.iter_mut().filter_map(Iterator::next).collect())).collect();
+    items.into_par_iter().for_each(|(w, mut rows)| dot_rows(x, w, &mut rows, add));
 }
 
 crate::simd! {
-fn one_row(x: &[f32], w: &[f32], y: &mut [f32], inp: usize, add: bool) {
-    rows::<1>(x, w, [y], inp, add);
-}
-fn two_rows(x: &[f32], w: &[f32], y0: &mut [f32], y1: &mut [f32], inp: usize, add: bool) {
-    rows::<2>(x, w, [y0, y1], inp, add);
-}
-fn three_rows(x: &[f32], w: &[f32], y0: &mut [f32], y1: &mut [f32], y2: &mut [f32], inp: usize, add: bool) {
-    rows::<3>(x, w, [y0, y1, y2], inp, add);
-}
-fn four_rows(x: &[f32], w: &[f32], y0: &mut [f32], y1: &mut [f32], y2: &mut [f32], y3: &mut [f32], inp: usize, add: bool) {
-    rows::<4>(x, w, [y0, y1, y2, y3], inp, add);
+/// `y[r][o] = x_r · w_o`.
+fn dot_rows(x: &[f32], w: &[f32], y: &mut [&mut [f32]], add: bool) {
+    let inp = x.len() / y.len();
+    for (o, w) in w.chunks_exact(inp).enumerate() {
+        for (y, x) in y.iter_mut().zip(x.chunks_exact(inp)) {
+            let sum = dot(x, w);
+            y[o] = if add { y[o] + sum } else { sum };
+        }
+    }
 }
 }

@@ -13,10 +13,11 @@ use crate::matmul::{Mat, MatMut, Par, matmul};
 /// The target of a row without a loss.
 pub const IGNORE: u32 = u32::MAX;
 
-/// Logits in a block at most, 16 MiB, except that a block has [`MIN_ROWS`] rows at least.
-const BLOCK: usize = 1 << 22;
+/// Logits in a block at most, 32 MiB, except that a block has [`MIN_ROWS`] rows at least. Few rows are slow
+/// with a large vocabulary: each block reads the head and reads and writes its gradient.
+const BLOCK: usize = 1 << 23;
 const MIN_ROWS: usize = 64;
-const MAX_ROWS: usize = 256;
+const MAX_ROWS: usize = 512;
 
 /// The head and what it is to predict: `loss = Σ_n weights_n ce_n`, `ce_n = −ln softmax(weight · hidden_n)`
 /// at `targets_n`.

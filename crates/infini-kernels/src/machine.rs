@@ -58,7 +58,7 @@ pub fn fma_peak(level: Level, threads: usize) -> f64 {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => unsafe { multiply_avx2(ROUNDS) },
-            _ => multiply::<4, 10>(ROUNDS),
+            _ => multiply::<4>(ROUNDS),
         }
     };
     let operations = run();
@@ -66,10 +66,12 @@ pub fn fma_peak(level: Level, threads: usize) -> f64 {
     (operations * threads) as f64 / seconds
 }
 
-/// `K` independent chains of vectors of `W` lanes, enough to hide the latency; returns the operations done.
-#[inline(always)]
-fn multiply<const W: usize, const K: usize>(rounds: usize) -> usize {
-    let mut s = [[black_box(1f32); W]; K];
+/// Independent chains of multiply-adds, enough to hide the latency of two units.
+const CHAINS: usize = 12;
+
+/// The chains as plain code: `W` lanes each. Returns the operations done.
+fn multiply<const W: usize>(rounds: usize) -> usize {
+    let mut s = [[black_box(1f32); W]; CHAINS];
     let (a, b) = (black_box([0.999_9f32; W]), black_box([1e-4f32; W]));
     for _ in 0..rounds {
         for s in &mut s {
@@ -79,19 +81,37 @@ fn multiply<const W: usize, const K: usize>(rounds: usize) -> usize {
         }
     }
     black_box(s);
-    2 * W * K * rounds
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
-fn multiply_avx512(rounds: usize) -> usize {
-    multiply::<16, 12>(rounds)
+    2 * W * CHAINS * rounds
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn multiply_avx2(rounds: usize) -> usize {
-    multiply::<8, 12>(rounds)
+    use std::arch::x86_64::{_mm256_fmadd_ps, _mm256_set1_ps};
+    let mut s = [_mm256_set1_ps(black_box(1.0)); CHAINS];
+    let (a, b) = (_mm256_set1_ps(black_box(0.999_9)), _mm256_set1_ps(black_box(1e-4)));
+    for _ in 0..rounds {
+        for s in &mut s {
+            *s = _mm256_fmadd_ps(*s, a, b);
+        }
+    }
+    black_box(s);
+    2 * 8 * CHAINS * rounds
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn multiply_avx512(rounds: usize) -> usize {
+    use std::arch::x86_64::{_mm512_fmadd_ps, _mm512_set1_ps};
+    let mut s = [_mm512_set1_ps(black_box(1.0)); CHAINS];
+    let (a, b) = (_mm512_set1_ps(black_box(0.999_9)), _mm512_set1_ps(black_box(1e-4)));
+    for _ in 0..rounds {
+        for s in &mut s {
+            *s = _mm512_fmadd_ps(*s, a, b);
+        }
+    }
+    black_box(s);
+    2 * 16 * CHAINS * rounds
 }
 
 /// A square product of 1,024 through [`matmul`], in operations per second.

@@ -52,47 +52,42 @@ pub fn sigmoid_slope(x: f32) -> f32 {
     e * s * s
 }
 
-/// The sum of 16 lanes, by halves.
+/// `ln(1 + u)` for `u` in 0 … 1, within 2 ulp: twice the series of `artanh(u / (2 + u))`.
+#[inline(always)]
+pub fn ln_1p_unit(u: f32) -> f32 {
+    let s = u / (2.0 + u);
+    let q = s * s;
+    let mut p = 2.0 / 15.0;
+    for c in [2.0 / 13.0, 2.0 / 11.0, 2.0 / 9.0, 2.0 / 7.0, 2.0 / 5.0, 2.0 / 3.0, 2.0] {
+        p = q.mul_add(p, c);
+    }
+    s * p
+}
+
+/// The sum of the lanes, first to last. In this order LLVM keeps the lanes that are summed in one register;
+/// a sum by halves makes it split them into pairs, at a third of the speed.
 #[inline(always)]
 pub fn fold(a: [f32; LANES]) -> f32 {
-    let mut b = [0.0; 8];
-    for i in 0..8 {
-        b[i] = a[i] + a[i + 8];
+    let mut s = 0.0;
+    for v in a {
+        s += v;
     }
-    let mut c = [0.0; 4];
-    for i in 0..4 {
-        c[i] = b[i] + b[i + 4];
-    }
-    (c[0] + c[2]) + (c[1] + c[3])
+    s
 }
 
 /// `Σ x_i y_i` over the shorter length.
 #[inline(always)]
 pub fn dot(x: &[f32], y: &[f32]) -> f32 {
     let n = x.len().min(y.len());
-    let (x, y) = (&x[..n], &y[..n]);
-    // four registers hide the latency of a fused multiply-add
-    let mut s = [[0f32; LANES]; 4];
-    let ((x4, x), (y4, y)) = (x.as_chunks::<64>(), y.as_chunks::<64>());
-    for (x, y) in x4.iter().zip(y4) {
-        for j in 0..4 {
-            for i in 0..LANES {
-                s[j][i] = x[j * LANES + i].mul_add(y[j * LANES + i], s[j][i]);
-            }
-        }
-    }
-    let ((x1, x), (y1, y)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
-    for (x, y) in x1.iter().zip(y1) {
+    let ((xc, xr), (yc, yr)) = (x[..n].as_chunks::<LANES>(), y[..n].as_chunks::<LANES>());
+    let mut s = [0f32; LANES];
+    for (x, y) in xc.iter().zip(yc) {
         for i in 0..LANES {
-            s[0][i] = x[i].mul_add(y[i], s[0][i]);
+            s[i] = x[i].mul_add(y[i], s[i]);
         }
     }
-    let mut a = [0f32; LANES];
-    for i in 0..LANES {
-        a[i] = (s[0][i] + s[1][i]) + (s[2][i] + s[3][i]);
-    }
-    let mut t = fold(a);
-    for (x, y) in x.iter().zip(y) {
+    let mut t = fold(s);
+    for (x, y) in xr.iter().zip(yr) {
         t = x.mul_add(*y, t);
     }
     t
@@ -179,6 +174,16 @@ mod tests {
         assert_eq!(exp(f32::INFINITY), f32::INFINITY);
         assert_eq!(exp(89.0), f32::INFINITY);
         assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn ln_1p_is_exact_to_two_ulp() {
+        for i in 0..=100_000 {
+            let u = (i as f32 / 100_000.0).powi(3);
+            let (got, want) = (f64::from(ln_1p_unit(u)), f64::from(u).ln_1p());
+            assert!((got - want).abs() <= want * 2.4e-7, "ln(1 + {u}) = {got}, not {want}");
+        }
+        assert!(ln_1p_unit(f32::NAN).is_nan());
     }
 
     #[test]
