@@ -115,13 +115,18 @@ pub fn lines(title: &str, x: &str, y: &str, log: bool, series: &[Series]) -> Res
     let air = if high > low { 0.05 * (high - low) } else { 0.5 * high.abs().max(1.0) };
     let (low, high) = (low - air, high + air);
     let right = if right > left { right } else { left + left.abs().max(1.0) };
-    draw((760, 420), |area| {
-        let mut chart = ChartBuilder::on(area);
-        chart
-            .caption(title, ("sans-serif", 17).into_font().color(&INK))
-            .margin(14)
-            .x_label_area_size(42)
-            .y_label_area_size(64);
+    draw((760, 440), |area| {
+        let font = |size: i32| ("sans-serif", size).into_font().color(&INK).pos(Pos::new(HPos::Left, VPos::Center));
+        area.draw(&Text::new(title.to_owned(), (14, 22), font(17)))?;
+        let mut left_of = 14;
+        for (s, colour) in series.iter().zip(LINES.iter().cycle()).filter(|_| series.len() > 1) {
+            area.draw(&PathElement::new([(left_of, 48), (left_of + 20, 48)], colour.stroke_width(3)))?;
+            area.draw(&Text::new(s.name.clone(), (left_of + 26, 48), font(13)))?;
+            left_of += 44 + 7 * s.name.chars().count() as i32;
+        }
+        let (_, body) = area.split_vertically(58);
+        let mut chart = ChartBuilder::on(&body);
+        chart.margin(14).x_label_area_size(42).y_label_area_size(64);
         if log {
             curves(chart.build_cartesian_2d((left..right).log_scale().base(2.0), low..high)?, x, y, series)
         } else {
@@ -149,7 +154,7 @@ where
         .bold_line_style(GRID)
         .light_line_style(TRANSPARENT)
         .label_style(font.clone())
-        .axis_desc_style(font.clone())
+        .axis_desc_style(font)
         .x_desc(x)
         .y_desc(y)
         .x_label_formatter(&|v| short(*v))
@@ -161,13 +166,7 @@ where
         if points.len() <= 40 {
             chart.draw_series(points.iter().map(|p| Circle::new(*p, 3, colour.filled())))?;
         }
-        chart
-            .draw_series(LineSeries::new(points, colour.stroke_width(2)))?
-            .label(s.name.clone())
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
-    }
-    if series.len() > 1 {
-        chart.configure_series_labels().label_font(font).background_style(PAPER).border_style(GRID).draw()?;
+        chart.draw_series(LineSeries::new(points, colour.stroke_width(2)))?;
     }
     Ok(())
 }

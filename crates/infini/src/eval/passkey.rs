@@ -251,6 +251,7 @@ impl Input {
             absent: o.absent,
             digits: o.digits,
             few_digits: 0.0,
+            key_first: 0.0,
         };
         let scenario = Scenario::draw(rng, &plan);
         // Several keys stand one after the other with up to a segment of filler between.
@@ -259,7 +260,7 @@ impl Input {
             if i > 0 {
                 filler.copy(filler.anywhere(rng), rng.random_range(0..segment), &mut needle);
             }
-            needle.extend(encode(key));
+            needle.extend(encode(&key.text));
         }
         let questions = scenario.questions.into_iter();
         Input {

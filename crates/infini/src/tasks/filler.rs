@@ -74,9 +74,7 @@ impl Filler {
         if tokens.is_empty() {
             return Err(Error::Input(format!("{source:?}: holds no text: choose another filler")));
         }
-        let digit: Vec<bool> = (0..tokenizer.vocab_size() as u32)
-            .map(|id| tokenizer.decode(&[id]).contains(|c: char| c.is_ascii_digit()))
-            .collect();
+        let digit = tokenizer.tokens_with_digits();
         let digits = (0..tokens.len() as u32).filter(|i| digit[tokens[*i as usize] as usize]).collect();
         Ok(Filler { tokens, digits })
     }

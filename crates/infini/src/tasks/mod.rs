@@ -227,6 +227,8 @@ pub(crate) mod tests {
             ("keys = 9223372036854775807", "keys"),
             ("paper_keys = 0", "paper_keys"),
             ("numbers = 2", "numbers"),
+            ("noise = -1", "noise"),
+            ("key_first = 7", "key_first"),
             ("questions = 0", "questions"),
             ("digits = [5, 4]", "digits"),
             ("digits = [0, 4]", "digits"),

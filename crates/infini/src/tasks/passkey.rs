@@ -56,6 +56,14 @@ pub struct PasskeyConfig {
     pub absent: f64,
     /// Probability that one or two sentences with other numbers stand in the filler.
     pub distractors: f64,
+    /// Probability that a key of varied wording is told number first, after a few words of filler:
+    /// a write gate that has not yet seen what the number is has to let it in.
+    pub key_first: f64,
+    /// Probability that some words of a key sentence or question of varied wording, if it is the
+    /// only key, give way to random ones: a stand-in for wordings that training does not have.
+    pub noise: f64,
+    /// Whether digits in the filler count as filler, which the write penalty falls on.
+    pub digits_are_filler: bool,
     /// Probability that a stretch of filler is chosen to hold a digit, if its source has any:
     /// otherwise numbers that are no keys are too rare to learn from.
     pub numbers: f64,
@@ -79,6 +87,9 @@ impl Default for PasskeyConfig {
             questions: 3,
             absent: 0.0,
             distractors: 0.0,
+            key_first: 0.0,
+            noise: 0.0,
+            digits_are_filler: true,
             numbers: 0.0,
         }
     }
@@ -104,6 +115,8 @@ impl PasskeyConfig {
             ("named", self.named),
             ("absent", self.absent),
             ("distractors", self.distractors),
+            ("key_first", self.key_first),
+            ("noise", self.noise),
             ("numbers", self.numbers),
         ];
         for (field, p) in chances {
@@ -137,6 +150,9 @@ pub struct Passkey {
     /// Sources and the weights up to and with each.
     fillers: Vec<(f64, Filler)>,
     opening: Vec<u32>,
+    /// Which ids of the vocabulary hold a digit, and the id of a lone blank.
+    digit: Vec<bool>,
+    blank: u32,
     segment_len: usize,
     span: usize,
 }
@@ -166,6 +182,8 @@ impl Passkey {
             tokenizer: tokenizer.clone(),
             fillers,
             opening: tokenizer.encode(wording::INTRO),
+            digit: tokenizer.tokens_with_digits(),
+            blank: tokenizer.encode(" ").first().copied().unwrap_or(u32::MAX),
             segment_len,
             span,
         })
@@ -193,6 +211,7 @@ impl Passkey {
             absent,
             digits: c.digits,
             few_digits: c.few_digits,
+            key_first: c.key_first,
         }
     }
 
@@ -210,7 +229,7 @@ impl Passkey {
                 wording::distractor(rng, &digits)
             });
             let distractors = distractors.collect();
-            if self.lay_out(rng, &scenario, distractors, opening, total, out) {
+            if self.lay_out(rng, &scenario, !plan.paper, distractors, opening, total, out) {
                 return;
             }
             if most == 1 {
@@ -220,7 +239,7 @@ impl Passkey {
         }
         let plan = Plan { paper: true, keys: 1, named: false, questions: 1, absent: false, ..self.plan(rng, 1) };
         let scenario = Scenario::draw(rng, &plan);
-        let fits = self.lay_out(rng, &scenario, Vec::new(), false, total, out);
+        let fits = self.lay_out(rng, &scenario, false, Vec::new(), false, total, out);
         assert!(fits, "a row of {total} tokens is too short for the passkey task");
     }
 
@@ -229,17 +248,39 @@ impl Passkey {
         &self,
         rng: &mut ChaCha8Rng,
         scenario: &Scenario,
+        varied: bool,
         distractors: Vec<String>,
         opening: bool,
         total: usize,
         out: &mut Batch,
     ) -> bool {
         let encode = |text: &String| self.tokenizer.encode(text);
-        let mut hidden: Vec<(Vec<u32>, bool)> = scenario.keys.iter().map(|k| (encode(k), false)).collect();
+        let noise = if varied && scenario.keys.len() == 1 { self.config.noise } else { 0.0 };
+        let mut hidden = Vec::new();
+        for key in &scenario.keys {
+            let mut tokens = Vec::new();
+            if key.key_first {
+                let filler = &self.fillers[rng.random_range(0..self.fillers.len())].1;
+                filler.copy(filler.anywhere(rng), rng.random_range(2..=8), &mut tokens);
+            }
+            tokens.extend(encode(&key.text));
+            if rng.random_bool(noise) {
+                self.disturb(rng, &mut tokens, 0.25);
+            }
+            hidden.push((tokens, false));
+        }
         hidden.extend(distractors.iter().map(|d| (encode(d), true)));
         shuffle(rng, &mut hidden);
-        let asked: Vec<(Vec<u32>, Vec<u32>)> =
-            scenario.questions.iter().map(|q| (encode(&q.text), encode(&q.answer()))).collect();
+        let mut asked = Vec::new();
+        for q in &scenario.questions {
+            let mut question = encode(&q.text);
+            if rng.random_bool(noise) {
+                // The last words are left: the answer has to fit them.
+                let n = question.len().saturating_sub(2);
+                self.disturb(rng, &mut question[..n], 0.2);
+            }
+            asked.push((question, encode(&q.answer())));
+        }
         let opening = if opening { self.opening.as_slice() } else { &[] };
 
         let gaps: Vec<usize> = asked.iter().skip(1).map(|_| rng.random_range(0..16)).collect();
@@ -258,7 +299,8 @@ impl Passkey {
         let mut cuts: Vec<usize> = hidden.iter().map(|_| rng.random_range(0..=free - last)).collect();
         cuts.sort_unstable();
         let fill = self.fill(rng, free + tail + gaps.iter().sum::<usize>());
-        let mut row = Row { out, fill: &fill };
+        let spared = if self.config.digits_are_filler { &[] } else { self.digit.as_slice() };
+        let mut row = Row { out, fill: &fill, spared };
         row.add(opening, false, true);
         let mut at = 0;
         for ((tokens, distractor), cut) in hidden.iter().zip(cuts) {
@@ -274,6 +316,23 @@ impl Passkey {
         }
         row.fill(tail);
         true
+    }
+
+    /// Puts random tokens of the fillers in the place of some: each with a probability drawn up to
+    /// `most`, but no digit and no lone blank.
+    fn disturb(&self, rng: &mut ChaCha8Rng, tokens: &mut [u32], most: f64) {
+        let p = most * rng.random::<f64>();
+        for t in tokens {
+            let word = !self.digit[*t as usize] && *t != self.blank;
+            if word && rng.random_bool(p) {
+                let filler = &self.fillers[rng.random_range(0..self.fillers.len())].1;
+                let mut one = Vec::new();
+                filler.copy(filler.anywhere(rng), 1, &mut one);
+                if !self.digit[one[0] as usize] {
+                    *t = one[0];
+                }
+            }
+        }
     }
 
     /// `n` tokens of filler: one source, or one and from a random token on another.
@@ -304,14 +363,16 @@ impl Passkey {
 struct Row<'a> {
     out: &'a mut Batch,
     fill: &'a [u32],
+    /// Whether each id of the vocabulary is no filler wherever it stands; empty: none.
+    spared: &'a [bool],
 }
 
 impl Row<'_> {
     fn add(&mut self, tokens: &[u32], answer: bool, filler: bool) {
         self.out.tokens.extend_from_slice(tokens);
-        let n = self.out.tokens.len();
-        self.out.answer.resize(n, answer);
-        self.out.filler.resize(n, filler);
+        self.out.answer.resize(self.out.tokens.len(), answer);
+        let spared = |t: &u32| self.spared.get(*t as usize).copied().unwrap_or(false);
+        self.out.filler.extend(tokens.iter().map(|t| filler && !spared(t)));
     }
 
     fn fill(&mut self, n: usize) {
@@ -371,6 +432,7 @@ mod tests {
             tokenizer: t.clone(),
             fillers: vec![(2.0, task.fillers.remove(0).1), (3.0, prose)],
             opening: task.opening.clone(),
+            digit: task.digit.clone(),
             ..*task
         }
     }
@@ -481,6 +543,25 @@ mod tests {
         }
         assert!((60..200).contains(&unknown), "{unknown} of {asked}");
         assert!(more > 100, "{more}");
+    }
+
+    #[test]
+    fn noise_spares_numbers_and_keys_come_first_in_the_middle_of_filler() {
+        let config = PasskeyConfig { varied: 1.0, noise: 1.0, key_first: 0.5, named: 0.0, ..PasskeyConfig::default() };
+        let (task, t) = (task(PasskeyConfig { digits_are_filler: false, ..config }), tokenizer());
+        let mut first = 0;
+        for (tokens, answer, filler) in rows(&task, 9, 200, 512) {
+            let at = runs(&answer)[0].clone();
+            let answer = t.decode(&tokens[at.clone()]);
+            let digits = answer.trim().trim_end_matches('.');
+            let told = runs(&filler.iter().map(|f| !f).collect::<Vec<_>>());
+            let holds = |r: &std::ops::Range<usize>| t.decode(&tokens[r.clone()]).contains(digits);
+            assert!(told.iter().filter(|r| holds(r)).count() >= 2, "key and answer are whole");
+            assert!(tokens.iter().zip(&filler).all(|(t, f)| !f || !task.digit[*t as usize]), "digits are no filler");
+            let key = t.decode(&tokens[told[0].clone()]);
+            first += !key.starts_with(" ") as usize;
+        }
+        assert!(first > 10, "{first}");
     }
 
     #[test]

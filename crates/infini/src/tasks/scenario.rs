@@ -24,6 +24,17 @@ pub struct Plan {
     pub digits: [usize; 2],
     /// Probability of few different digits.
     pub few_digits: f64,
+    /// Probability that a key of varied wording is told number first; see [`Told::key_first`].
+    pub key_first: f64,
+}
+
+/// A key sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// The sentence, with a blank before it.
+    pub text: String,
+    /// It lacks its beginning: any words may come before it.
+    pub key_first: bool,
 }
 
 /// A question and its answer.
@@ -45,8 +56,8 @@ impl Question {
 /// The words of one sample.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scenario {
-    /// Key sentences, each with a blank before it, in the order of the keys.
-    pub keys: Vec<String>,
+    /// Key sentences in the order of the keys.
+    pub keys: Vec<Told>,
     /// Questions in any order of the keys.
     pub questions: Vec<Question>,
 }
@@ -66,7 +77,15 @@ impl Scenario {
             let one = nouns[0];
             nouns.fill(one);
         }
-        let keys = (0..plan.keys).map(|i| wording::key(rng, plan.split, nouns[i], owner(i), &digits[i])).collect();
+        let keys = (0..plan.keys).map(|i| {
+            let key_first = rng.random_bool(plan.key_first);
+            let text = match key_first {
+                true => wording::key_first(rng, nouns[i], owner(i), &digits[i]),
+                false => wording::key(rng, plan.split, nouns[i], owner(i), &digits[i]),
+            };
+            Told { text, key_first }
+        });
+        let keys = keys.collect();
         let questions = asked(rng, plan).into_iter().map(|i| {
             let noun = if rng.random_bool(0.8) { nouns[i] } else { wording::noun(rng, plan.split) };
             let text = wording::question(rng, plan.split, noun, owner(i));
@@ -82,7 +101,10 @@ impl Scenario {
         owner: &dyn Fn(usize) -> Option<&'a str>,
     ) -> Self {
         let of = |i: usize| owner(i).map_or_else(|| "pass key".into(), |x| format!("pass key of {x}"));
-        let told = |(i, d): (usize, &String)| wording::KEY.replace("pass key", &of(i)).replace("{k}", d);
+        let told = |(i, d): (usize, &String)| {
+            let text = wording::KEY.replace("pass key", &of(i)).replace("{k}", d);
+            Told { text, key_first: false }
+        };
         let asked =
             |i: usize| Question { text: wording::QUESTION.replace("pass key", &of(i)), digits: digits.get(i).cloned() };
         Scenario {
@@ -142,6 +164,7 @@ mod tests {
             absent: true,
             digits: [4, 7],
             few_digits: 0.3,
+            key_first: 0.0,
         };
         for _ in 0..200 {
             let s = Scenario::draw(&mut rng, &plan);
@@ -151,7 +174,7 @@ mod tests {
             assert_eq!(unknown.len(), 1);
             assert_eq!(unknown[0].answer(), " unknown.");
             for q in known {
-                assert!(s.keys.iter().any(|k| k.contains(q.digits.as_ref().unwrap())));
+                assert!(s.keys.iter().any(|k| k.text.contains(q.digits.as_ref().unwrap())));
             }
         }
         let none = Scenario::draw(&mut rng, &Plan { keys: 0, questions: 1, named: false, ..plan });
@@ -172,6 +195,7 @@ mod tests {
             absent: false,
             digits: [5, 5],
             few_digits: 0.0,
+            key_first: 0.0,
         };
         let s = Scenario::draw(&mut rng, &plan);
         assert_eq!((s.keys.len(), s.questions.len()), (3, 2));
@@ -180,7 +204,7 @@ mod tests {
             let of = q.text.strip_prefix(" What is the pass key of ").unwrap().split_once('?').unwrap().0;
             assert_eq!(q.text, format!(" What is the pass key of {of}? The pass key of {of} is"));
             let key = format!(" The pass key of {of} is {digits}. Remember it. {digits} is the pass key of {of}.");
-            assert!(s.keys.contains(&key), "{key}");
+            assert!(s.keys.iter().any(|k| k.text == key), "{key}");
         }
     }
 

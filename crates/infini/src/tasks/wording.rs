@@ -99,6 +99,18 @@ pub const KEYS: (&[&str], &[&str]) = (
         "I repeat: {k}. That is the {n}{o}.",
         "Attention! The {n}{o} is now {k}.",
         "The {n}{o} (keep it safe) is {k}.",
+        "The {n}{o} will be {k}.",
+        "You can find the {n}{o} here: {k}.",
+        "It was decided that the {n}{o} is {k}.",
+        "{k}: that is the {n}{o}.",
+        "The number {k} is the {n}{o}.",
+        "Take {k} for the {n}{o}.",
+        "Learn by heart that the {n}{o} is {k}.",
+        "I have changed the {n}{o} to {k}.",
+        "{k} will serve as the {n}{o} from now on.",
+        "{k} (this is the {n}{o}) must not be lost.",
+        "With {k} you have the {n}{o}.",
+        "Type {k}, our {n}{o}, when they ask you.",
     ],
     &[
         "You will need {k}, which is the {n}{o}.",
@@ -145,6 +157,15 @@ pub const QUESTIONS: (&[&str], &[&str]) = (
         "Someone asks for the {n}{o}. You answer:",
         "So what was the {n}{o} again? The {n}{o} was",
         "Q: the {n}{o}? A:",
+        "Name the {n}{o}.",
+        "Say the {n}{o}.",
+        "How does the {n}{o} read?",
+        "Recall the {n}{o}.",
+        "Find the {n}{o} in the text.",
+        "The {n}{o}?",
+        "I ask for the {n}{o}.",
+        "According to the text, what is the {n}{o}?",
+        "You were told the {n}{o}. Which is it?",
     ],
     &[
         "Could you repeat the {n}{o} for me? Certainly, it is",
@@ -153,6 +174,60 @@ pub const QUESTIONS: (&[&str], &[&str]) = (
         "Now recall the {n}{o}. The answer is",
     ],
 );
+
+/// What may come before a trained key sentence,
+const BEFORE_KEY: [&str; 10] = [
+    "Listen: ",
+    "One thing matters: ",
+    "Careful! ",
+    "In short, ",
+    "He said: ",
+    "Important: ",
+    "Now hear this. ",
+    "As agreed, ",
+    "I tell you, ",
+    "A note in the margin said: ",
+];
+/// and after it.
+const AFTER_KEY: [&str; 7] = [
+    " Remember it.",
+    " Do not forget it.",
+    " Keep it safe.",
+    " That is all.",
+    " You will be asked for it.",
+    " It will be needed later.",
+    " Tell no one.",
+];
+/// What may come before a trained question,
+const BEFORE_QUESTION: [&str; 7] =
+    ["Question: ", "Quiz: ", "Now, ", "Here is the question. ", "So, ", "Think back. ", "One more thing: "];
+/// and between one that is a whole sentence and its answer.
+const LEADS: [&str; 12] = [
+    " Answer:",
+    " A:",
+    " It is",
+    " It was",
+    " The {n}{o} is",
+    " The {n} is",
+    " That is",
+    " I think it is",
+    " Of course, the {n} is",
+    " Well, it is",
+    " The number is",
+    " My answer:",
+];
+/// How a sentence goes on that begins in the middle of filler and tells the number first.
+const KEY_FIRST: [&str; 9] = [
+    ", the {n}{o}.",
+    " as the {n}{o}.",
+    " is the {n}{o}.",
+    " for the {n}{o}.",
+    " will serve as {n}{o}.",
+    ": that is the {n}{o}.",
+    " (the {n}{o}).",
+    " and this is the {n}{o}.",
+    ", our {n}{o}.",
+];
 
 /// How `{o}` names an owner.
 const OWNERS: [&str; 5] = [" of {x}", " of {x}", " for {x}", " to {x}", " at {x}"];
@@ -230,13 +305,37 @@ pub fn key(rng: &mut ChaCha8Rng, split: Split, noun: &str, owner: Option<&str>, 
     let (any, owned) = (split.of(KEYS), split.of(OWNED_KEYS));
     let n = any.len() + if owner.is_some() { owned.len() } else { 0 };
     let i = rng.random_range(0..n);
-    fill(rng, if i < any.len() { any[i] } else { owned[i - any.len()] }, noun, owner, digits)
+    let wording = if i < any.len() { any[i] } else { owned[i - any.len()] };
+    let mut text = wording.to_owned();
+    if split == Split::Trained {
+        if rng.random_bool(0.2) {
+            text.insert_str(0, one_of(rng, &BEFORE_KEY));
+        }
+        if rng.random_bool(0.25) {
+            text += one_of(rng, &AFTER_KEY);
+        }
+    }
+    fill(rng, &text, noun, owner, digits)
+}
+
+/// A trained key sentence without its beginning, number first: to stand after any words.
+pub fn key_first(rng: &mut ChaCha8Rng, noun: &str, owner: Option<&str>, digits: &str) -> String {
+    let rest = one_of(rng, &KEY_FIRST);
+    fill(rng, &format!("{{k}}{rest}"), noun, owner, digits)
 }
 
 /// A question with a blank before it.
 pub fn question(rng: &mut ChaCha8Rng, split: Split, noun: &str, owner: Option<&str>) -> String {
-    let wording = one_of(rng, split.of(QUESTIONS));
-    fill(rng, wording, noun, owner, "")
+    let mut text = one_of(rng, split.of(QUESTIONS)).to_owned();
+    if split == Split::Trained {
+        if rng.random_bool(0.25) {
+            text.insert_str(0, one_of(rng, &BEFORE_QUESTION));
+        }
+        if text.ends_with(['?', '.']) && rng.random_bool(0.4) {
+            text += one_of(rng, &LEADS);
+        }
+    }
+    fill(rng, &text, noun, owner, "")
 }
 
 /// A sentence with a number that is no key, with a blank before it.
@@ -264,6 +363,8 @@ fn fill(rng: &mut ChaCha8Rng, wording: &str, noun: &str, owner: Option<&str>, di
 /// Every wording of the trained split once, filled in with any name: what a tokenizer should know.
 pub fn examples(rng: &mut ChaCha8Rng) -> Vec<String> {
     let mut texts = vec![INTRO.to_owned(), KEY.replace("{k}", "12345"), QUESTION.to_owned(), answer(None)];
+    let around = BEFORE_KEY.iter().chain(&AFTER_KEY).chain(&BEFORE_QUESTION).chain(&LEADS).chain(&KEY_FIRST);
+    texts.extend(around.map(|t| t.replace("{n}", "pass key").replace("{o}", "")));
     for noun in NOUNS.0 {
         for wording in KEYS.0.iter().chain(OWNED_KEYS.0).chain(QUESTIONS.0) {
             let owner = name(rng, Split::Trained);
@@ -320,6 +421,8 @@ mod tests {
                     assert!(q.contains("pin") && !q.contains('{') && !q.ends_with(' '), "{q}");
                     assert_eq!(owner.is_some(), q.contains("the red harbour"), "{q}");
                     assert_eq!(owner.is_some(), k.to_lowercase().contains("the red harbour"), "{k}");
+                    let f = key_first(&mut rng, "pin", owner, "8136466");
+                    assert!(f.starts_with(" 8136466") && f.contains("pin") && !f.contains('{'), "{f}");
                 }
             }
         }

@@ -182,6 +182,11 @@ impl Tokenizer {
         self.vocab_size
     }
 
+    /// For every id whether its text holds a digit.
+    pub fn tokens_with_digits(&self) -> Vec<bool> {
+        (0..self.vocab_size as u32).map(|id| self.decode(&[id]).contains(|c: char| c.is_ascii_digit())).collect()
+    }
+
     /// The id of a token by its spelling in the vocabulary, for example of `<|endoftext|>`.
     pub fn token(&self, spelling: &str) -> Option<u32> {
         self.inner.token_to_id(spelling)
