@@ -203,3 +203,24 @@ fn rows_have_the_published_names() {
     let csv = report.to_csv();
     assert!(csv.starts_with("length,depth,n,exact,digit,knock_out,low,high\n400,0.5,6,1,1,false,"), "{csv}");
 }
+
+#[test]
+fn an_untrained_model_recalls_nothing_and_its_writes_are_counted() {
+    let infini = crate::InfiniConfig { segment_len: 16, ..crate::InfiniConfig::preset("selective-linear").unwrap() };
+    let config: crate::ModelConfig = serde_json::from_value(serde_json::json!({
+        "vocab_size": 512, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16,
+        "infini": infini,
+    }))
+    .unwrap();
+    let weights = crate::Weights::init(&config, 0);
+    let model = Model::new(config, weights).unwrap();
+    let o = Options { lengths: vec![200, 300], depths: vec![0.0, 1.0], samples: 5, batch: 3, ..Options::default() };
+    let report = super::run(&model, tokenizer(), &o, &mut |_, _| {}).unwrap();
+    assert!(report.rows.iter().all(|r| r.n == 5 && r.exact == 0.0 && r.digit < 0.5), "{:?}", report.rows);
+    // The gates of the last layer are open at first.
+    assert_eq!(report.writes.len(), 2);
+    assert!(report.writes.iter().all(|w| w.layer == 1 && w.open > 0.9 && w.strength > 0.5), "{:?}", report.writes);
+    assert_eq!(report.state_bytes, model.state(1).size_bytes());
+    let again = super::run(&model, tokenizer(), &o, &mut |_, _| {}).unwrap();
+    assert_eq!(report.rows, again.rows);
+}
