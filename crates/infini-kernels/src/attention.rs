@@ -4,6 +4,7 @@
 use crate::cells::{CHUNK, Cell};
 use crate::flash::{self, Rotation, TILE, Visible};
 use crate::heads::{Heads, HeadsMut, SharedHeads};
+use crate::lanes;
 use crate::local::{Angles, gather};
 use crate::memory::{self, Gate, PerToken, Phi, State, StateMut, Written};
 use crate::par::{self, Carve, Shared};
@@ -312,13 +313,9 @@ fn mix_rows(y: &SharedHeads, b: usize, t0: usize, head: usize, g: &[f32], wd: &[
         let y = unsafe { y.row(b, t0 + i, head) };
         let d = &a_dot[i * dv..(i + 1) * dv];
         if a_mem.is_empty() {
-            for (y, d) in y.iter_mut().zip(d) {
-                *y = wd[i] * d;
-            }
+            lanes::map(y, d, |d| wd[i] * d);
         } else {
-            for ((y, d), m) in y.iter_mut().zip(d).zip(&a_mem[i * dv..(i + 1) * dv]) {
-                *y = g[i] * m + wd[i] * d;
-            }
+            lanes::update2(y, d, &a_mem[i * dv..(i + 1) * dv], |_, d, m| g[i] * m + wd[i] * d);
         }
     }
 }

@@ -7,7 +7,9 @@ use crate::cells::{CHUNK, Cell, WriteBuffers, weighted};
 use crate::features;
 use crate::flash::{self, Keys, Rotation};
 use crate::heads::{Heads, HeadsMut, SharedHeads};
+use crate::lanes;
 use crate::local::gather;
+use crate::math::dot;
 use crate::memory::{Gate, State, StateMut, Written};
 use crate::par::{self, Carve, Shared};
 use crate::seqdelta::{self, Tokens};
@@ -232,21 +234,18 @@ impl Head<'_> {
             let lse = &self.saved.lse[2 * (self.b * p.h + h) * t..][..2 * t];
             let visible = p.visible(self.b);
             flash::backward(rot, visible, (q, stride, 0), &keys, (d, dv, t), lse, d_dot, delta, dq, dk, dval, c.0);
-            for (i, row) in dq.chunks_exact(d).enumerate() {
-                // SAFETY: this task alone writes batch row b and head h.
-                unsafe { self.to.q.row(self.b, i, h) }.copy_from_slice(row);
-            }
+            // SAFETY: this task alone writes batch row b and head h.
+            unsafe { self.to.q.put(self.b, 0, h, dq) };
         }
-        rot.back(dk, d);
-        // the tiles' scratch is free again
+        // the turned keys are done with, and the tiles' scratch is free again
+        rot.rows(dk, d, t, d, 0, true, 1.0, kr);
+        let dk = kr;
         c.take(flash::backward_scratch(d));
         self.memory(shares, dk, dval, c.0);
-        for i in 0..t {
-            // SAFETY: this task alone writes batch row b and key/value head n.
-            unsafe { self.to.k.row(self.b, i, self.n) }.copy_from_slice(&dk[i * d..(i + 1) * d]);
-            // SAFETY: as above.
-            unsafe { self.to.v.row(self.b, i, self.n) }.copy_from_slice(&dval[i * dv..(i + 1) * dv]);
-        }
+        // SAFETY: this task alone writes batch row b and key/value head n.
+        unsafe { self.to.k.put(self.b, 0, self.n, dk) };
+        // SAFETY: as above.
+        unsafe { self.to.v.put(self.b, 0, self.n, dval) };
     }
 
     /// §9 a for query head h: the memory's shares `g`, the gradient of A_dot, `delta = <dA_dot, A_dot>`, and the
@@ -268,7 +267,9 @@ impl Head<'_> {
         let (dy, stride) = self.up.y.head(self.b, h, 0);
         let rows = (self.b * p.h + h) * t * dv..(self.b * p.h + h + 1) * t * dv;
         let a_mem = if p.reads { &self.saved.a_mem[rows.clone()] } else { &[] };
-        split_rows(dy, stride, dv, g, a_mem, &self.saved.a_dot[rows], d_dot, delta, dlogit);
+        let a_dot = &self.saved.a_dot[rows];
+        split_rows(dy, stride, dv, g, a_mem, a_dot, d_dot, dlogit);
+        flash::chained_dots(dv, d_dot, a_dot, delta);
         match p.s.mix {
             Mix::Add => {}
             Mix::Head => {
@@ -419,7 +420,8 @@ impl Head<'_> {
                 cell.read_backward(n, b.phi, answers, b.inv_den, state, b.mt, b.u, b.e, b.dphi, &mut carry, dc);
                 b.dx[..n * d].fill(0.0);
                 self.features_backward(&cell, (q, stride), n, b.phi, b.dphi, b.dx, b.wt);
-                add_rows(&self.to.q, self.b, t0, h, &b.dx[..n * d]);
+                // SAFETY: this task alone writes batch row b and head h.
+                unsafe { self.to.q.add(self.b, t0, h, &b.dx[..n * d]) };
             }
         }
     }
@@ -542,35 +544,18 @@ impl Head<'_> {
 }
 
 crate::simd! {
-/// `d_dot_i = wd_i dy_i`, `delta_i = <d_dot_i, a_dot_i>`; `dlogit` holds wd and becomes
-/// `g wd <dy, a_mem − a_dot>`. An empty `a_mem` is all 0.
-fn split_rows(dy: &[f32], stride: usize, dv: usize, g: &[f32], a_mem: &[f32], a_dot: &[f32], d_dot: &mut [f32], delta: &mut [f32], dlogit: &mut [f32]) {
+/// `d_dot_i = wd_i dy_i`; `dlogit` holds wd and becomes `g wd <dy, a_mem − a_dot>`. An empty `a_mem` is all 0.
+fn split_rows(dy: &[f32], stride: usize, dv: usize, g: &[f32], a_mem: &[f32], a_dot: &[f32], d_dot: &mut [f32], dlogit: &mut [f32]) {
     for i in 0..g.len() {
         let (dy, row) = (&dy[i * stride..i * stride + dv], i * dv..(i + 1) * dv);
-        let (wd, out) = (dlogit[i], &mut d_dot[row.clone()]);
-        for j in 0..dv {
-            out[j] = wd * dy[j];
-        }
-        let along = crate::math::dot(dy, &a_dot[row.clone()]);
-        let mem = if a_mem.is_empty() { 0.0 } else { crate::math::dot(dy, &a_mem[row]) };
-        delta[i] = flash::chained_dot(out, &a_dot[i * dv..(i + 1) * dv]);
-        dlogit[i] = g[i] * wd * (mem - along);
-    }
-}
-/// Adds dense rows to rows t0.. of a head.
-fn add_rows(to: &SharedHeads, b: usize, t0: usize, head: usize, x: &[f32]) {
-    let d = to.width();
-    for (i, x) in x.chunks_exact(d).enumerate() {
-        // SAFETY: the task of this batch row and head alone writes the row.
-        let y = unsafe { to.row(b, t0 + i, head) };
-        for (y, x) in y.iter_mut().zip(x) {
-            *y += x;
-        }
+        let wd = dlogit[i];
+        lanes::map(&mut d_dot[row.clone()], dy, |dy| wd * dy);
+        let window = dot(dy, &a_dot[row.clone()]);
+        let memory = if a_mem.is_empty() { 0.0 } else { dot(dy, &a_mem[row]) };
+        dlogit[i] = g[i] * wd * (memory - window);
     }
 }
 fn add(x: &[f32], y: &mut [f32]) {
-    for (y, x) in y.iter_mut().zip(x) {
-        *y += x;
-    }
+    lanes::update(y, x, |y, x| y + x);
 }
 }

@@ -2,6 +2,7 @@
 //! [`CHUNK`] rows. (3)–(5) and §9 c, d; the sequential rule is in [`seqdelta`](crate::seqdelta).
 
 use crate::features;
+use crate::lanes;
 use crate::math::dot;
 use crate::memory::{State, StateMut};
 use crate::settings::{Features, Rule};
@@ -73,8 +74,8 @@ impl Cell<'_> {
         product([n, dv, f], dphi, f, false, u, (dv, 1), mt, f);
         product([f, n, dv], dstate.m, dv, true, phi, (1, f), u, dv);
         if self.rule != Rule::SeqDelta {
-            minus_outer(f, &e[..n], state.z, &mut dphi[..n * f]);
-            minus_sum(f, &e[..n], &phi[..n * f], dstate.z);
+            add_outer(f, -1.0, &e[..n], state.z, &mut dphi[..n * f]);
+            add_sum(f, -1.0, &e[..n], &phi[..n * f], dstate.z);
         }
     }
 
@@ -98,7 +99,7 @@ impl Cell<'_> {
             weighted(v.0, v.1, dv, w, values);
         }
         product([f, n, dv], new.m, dv, true, phi, (1, f), values, dv);
-        plus_sum(f, w, &phi[..n * f], new.z);
+        add_sum(f, 1.0, w, &phi[..n * f], new.z);
     }
 
     /// §9 d for `n` rows of a linear or delta write on `old`. `up` is the gradient of the state after the
@@ -136,7 +137,7 @@ impl Cell<'_> {
         add_dots(f, &phi[..n * f], h, b.dw);
         scale_rows(dv, w, 1.0, &b.answers[..n * dv], b.u);
         product([n, dv, f], b.dphi, f, true, b.u, (dv, 1), gt, f);
-        plus_outer(f, w, h, &mut b.dphi[..n * f]);
+        add_outer(f, 1.0, w, h, &mut b.dphi[..n * f]);
         // dv_t = w_t y_t
         scale_rows(dv, w, 1.0, &b.y[..n * dv], b.u);
     }
@@ -172,9 +173,7 @@ fn normalise(phi: &[f32], z: &[f32], c: f32, dv: usize, inv_den: &mut [f32], out
             row.fill(0.0);
         } else {
             *inv = 1.0 / den;
-            for x in row {
-                *x /= den;
-            }
+            lanes::each(row, |x| x / den);
         }
     }
 }
@@ -188,87 +187,61 @@ fn denominators(phi: &[f32], z: &[f32], c: f32, inv_den: &mut [f32]) {
 fn divide(dv: usize, inv_den: &[f32], answers: &[f32], u: &mut [f32], e: &mut [f32]) -> f32 {
     let mut sum = 0.0;
     for (i, e) in e.iter_mut().enumerate() {
-        let u = &mut u[i * dv..(i + 1) * dv];
-        for x in u.iter_mut() {
-            *x *= inv_den[i];
-        }
-        // a guarded row passes no gradient, whatever came in
-        if inv_den[i] == 0.0 {
+        let (u, inv) = (&mut u[i * dv..(i + 1) * dv], inv_den[i]);
+        if inv == 0.0 {
+            // a guarded row passes no gradient, whatever came in
             u.fill(0.0);
+        } else {
+            lanes::each(u, |x| x * inv);
         }
         *e = dot(u, &answers[i * dv..(i + 1) * dv]);
         sum += *e;
     }
     sum
 }
-/// `x_t −= e_t z`.
-fn minus_outer(f: usize, e: &[f32], z: &[f32], x: &mut [f32]) {
+/// `x_t += s e_t z`.
+fn add_outer(f: usize, s: f32, e: &[f32], z: &[f32], x: &mut [f32]) {
     for (x, e) in x.chunks_exact_mut(f).zip(e) {
-        for (x, z) in x.iter_mut().zip(z) {
-            *x -= e * z;
-        }
+        let e = s * e;
+        lanes::update(x, z, |x, z| z.mul_add(e, x));
     }
 }
-/// `x_t += e_t z`.
-fn plus_outer(f: usize, e: &[f32], z: &[f32], x: &mut [f32]) {
-    for (x, e) in x.chunks_exact_mut(f).zip(e) {
-        for (x, z) in x.iter_mut().zip(z) {
-            *x += e * z;
-        }
-    }
-}
-/// `z −= Σ_t e_t φ_t`.
-fn minus_sum(f: usize, e: &[f32], phi: &[f32], z: &mut [f32]) {
+/// `z += s Σ_t e_t φ_t`.
+fn add_sum(f: usize, s: f32, e: &[f32], phi: &[f32], z: &mut [f32]) {
     for (phi, e) in phi.chunks_exact(f).zip(e) {
-        for (z, x) in z.iter_mut().zip(phi) {
-            *z -= e * x;
-        }
-    }
-}
-/// `z += Σ_t w_t φ_t`.
-fn plus_sum(f: usize, w: &[f32], phi: &[f32], z: &mut [f32]) {
-    for (phi, w) in phi.chunks_exact(f).zip(w) {
-        for (z, x) in z.iter_mut().zip(phi) {
-            *z += w * x;
-        }
+        let e = s * e;
+        lanes::update(z, phi, |z, x| x.mul_add(e, z));
     }
 }
 /// `out_t = w_t v_t`.
 pub(crate) fn weighted(v: &[f32], stride: usize, dv: usize, w: &[f32], out: &mut [f32]) {
-    for (i, w) in w.iter().enumerate() {
-        for (o, v) in out[i * dv..(i + 1) * dv].iter_mut().zip(&v[i * stride..i * stride + dv]) {
-            *o = w * v;
-        }
+    for (i, &w) in w.iter().enumerate() {
+        lanes::map(&mut out[i * dv..(i + 1) * dv], &v[i * stride..i * stride + dv], |v| w * v);
     }
 }
 /// `r_t ← w_t (v_t − r_t)`.
 fn weighted_rest(v: &[f32], stride: usize, dv: usize, w: &[f32], r: &mut [f32]) {
-    for (i, w) in w.iter().enumerate() {
-        for (r, v) in r[i * dv..(i + 1) * dv].iter_mut().zip(&v[i * stride..i * stride + dv]) {
-            *r = w * (v - *r);
-        }
+    for (i, &w) in w.iter().enumerate() {
+        lanes::update(&mut r[i * dv..(i + 1) * dv], &v[i * stride..i * stride + dv], |r, v| w * (v - r));
     }
 }
 /// `r_t ← v_t − r_t`.
 fn rest(v: &[f32], stride: usize, dv: usize, r: &mut [f32]) {
     for (i, r) in r.chunks_exact_mut(dv).enumerate() {
-        for (r, v) in r.iter_mut().zip(&v[i * stride..i * stride + dv]) {
-            *r = v - *r;
-        }
+        lanes::update(r, &v[i * stride..i * stride + dv], |r, v| v - r);
     }
 }
 /// Strided rows made dense.
 pub(crate) fn copy_rows(v: &[f32], stride: usize, dv: usize, out: &mut [f32]) {
     for (i, o) in out.chunks_exact_mut(dv).enumerate() {
-        o.copy_from_slice(&v[i * stride..i * stride + dv]);
+        lanes::map(o, &v[i * stride..i * stride + dv], |v| v);
     }
 }
 /// `out_t = s w_t x_t`.
 pub(crate) fn scale_rows(dv: usize, w: &[f32], s: f32, x: &[f32], out: &mut [f32]) {
     for ((o, x), w) in out.chunks_exact_mut(dv).zip(x.chunks_exact(dv)).zip(w) {
-        for (o, x) in o.iter_mut().zip(x) {
-            *o = s * w * x;
-        }
+        let w = s * w;
+        lanes::map(o, x, |x| w * x);
     }
 }
 /// `out_t = <x_t, y_t>`.

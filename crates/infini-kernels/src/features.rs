@@ -1,7 +1,7 @@
 //! Feature maps φ of the memory (math.md §2) and their gradients (§9 f), many rows at a time.
 
 use crate::math::{dot, exp, exp_sum, max};
-use crate::{Features, tile};
+use crate::{Features, lanes, tile};
 
 /// Under the root of [`Features::L2`].
 const L2_EPS: f32 = 1e-6;
@@ -58,7 +58,7 @@ pub fn backward(
         return;
     }
     match features {
-        Features::Elu1 => elu1_backward(x, stride, d, &phi[..n * d], dphi, dx),
+        Features::Elu1 => elu1_backward(&phi[..n * d], dphi, dx),
         Features::L2 => l2_backward(x, stride, d, &phi[..n * d], dphi, dx),
         Features::SoftmaxPair => {
             let w = w.expect("features: the softmax pair needs w");
@@ -77,37 +77,29 @@ pub fn backward(
 crate::simd! {
 fn elu1(x: &[f32], stride: usize, d: usize, phi: &mut [f32]) {
     for (i, phi) in phi.chunks_exact_mut(d).enumerate() {
-        for (f, &x) in phi.iter_mut().zip(&x[i * stride..i * stride + d]) {
-            // exp itself, not (exp − 1) + 1, which is 0 for x < −17
+        // exp itself, not (exp − 1) + 1, which is 0 for x < −17
+        lanes::map(phi, &x[i * stride..i * stride + d], |x| {
             let e = exp(x);
-            *f = if x > 0.0 { x + 1.0 } else { e };
-        }
+            if x > 0.0 { x + 1.0 } else { e }
+        });
     }
 }
-fn elu1_backward(x: &[f32], stride: usize, d: usize, phi: &[f32], dphi: &[f32], dx: &mut [f32]) {
-    for (i, ((phi, df), dx)) in phi.chunks_exact(d).zip(dphi.chunks_exact(d)).zip(dx.chunks_exact_mut(d)).enumerate() {
-        let x = &x[i * stride..i * stride + d];
-        for j in 0..d {
-            dx[j] += if x[j] > 0.0 { df[j] } else { df[j] * phi[j] };
-        }
-    }
+/// φ' = min(φ, 1).
+fn elu1_backward(phi: &[f32], dphi: &[f32], dx: &mut [f32]) {
+    lanes::update2(dx, dphi, phi, |dx, df, phi| df.mul_add(if phi < 1.0 { phi } else { 1.0 }, dx));
 }
 fn l2(x: &[f32], stride: usize, d: usize, phi: &mut [f32]) {
     for (i, phi) in phi.chunks_exact_mut(d).enumerate() {
         let x = &x[i * stride..i * stride + d];
         let s = 1.0 / (dot(x, x) + L2_EPS).sqrt();
-        for (f, &x) in phi.iter_mut().zip(x) {
-            *f = x * s;
-        }
+        lanes::map(phi, x, |x| x * s);
     }
 }
 fn l2_backward(x: &[f32], stride: usize, d: usize, phi: &[f32], dphi: &[f32], dx: &mut [f32]) {
     for (i, ((phi, df), dx)) in phi.chunks_exact(d).zip(dphi.chunks_exact(d)).zip(dx.chunks_exact_mut(d)).enumerate() {
         let x = &x[i * stride..i * stride + d];
         let (s, e) = (1.0 / (dot(x, x) + L2_EPS).sqrt(), dot(phi, df));
-        for j in 0..d {
-            dx[j] += (df[j] - phi[j] * e) * s;
-        }
+        lanes::update2(dx, df, phi, |dx, df, phi| dx + (df - phi * e) * s);
     }
 }
 /// Rows [u | anything] become [softmax(u) | softmax(−u)].

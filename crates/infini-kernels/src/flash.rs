@@ -4,6 +4,7 @@
 //! Every query sees one contiguous range of keys, from [`Visible`] to itself. Work is skipped in steps of
 //! 16 queries and 16 keys outside those ranges, so a causal tile costs 5/8 of a full one.
 
+use crate::lanes;
 use crate::local::Angles;
 use crate::math::{exp, exp_sum, max};
 use crate::settings::{Rope, Settings};
@@ -61,55 +62,24 @@ fn turn(layout: Rope, x: &[f32], stride: usize, d: usize, cos: &[f32], sin: &[f3
     for (i, out) in out.chunks_exact_mut(d).enumerate() {
         let x = &x[i * stride..i * stride + d];
         if layout == Rope::None {
-            for j in 0..d {
-                out[j] = x[j] * scale;
-            }
+            lanes::map(out, x, |x| x * scale);
             continue;
         }
-        let (cos, sin) = (&cos[i * half..(i + 1) * half], &sin[i * half..(i + 1) * half]);
+        let angles = (&cos[i * half..(i + 1) * half], &sin[i * half..(i + 1) * half]);
         if layout == Rope::Half {
-            let ((x0, x1), (y0, y1)) = (x.split_at(half), out.split_at_mut(half));
-            for j in 0..half {
-                let (c, s) = (cos[j] * scale, sin[j] * scale * sign);
-                y0[j] = x0[j] * c - x1[j] * s;
-                y1[j] = x0[j] * s + x1[j] * c;
-            }
+            lanes::pairs(out.split_at_mut(half), x.split_at(half), angles, |x0, x1, c, s| {
+                let (c, s) = (c * scale, s * (scale * sign));
+                (x0 * c - x1 * s, x0 * s + x1 * c)
+            });
         } else {
-            for j in 0..half {
-                let (c, s) = (cos[j] * scale, sin[j] * scale * sign);
-                out[2 * j] = x[2 * j] * c - x[2 * j + 1] * s;
-                out[2 * j + 1] = x[2 * j] * s + x[2 * j + 1] * c;
+            for ((out, x), (c, s)) in out.chunks_exact_mut(2).zip(x.chunks_exact(2)).zip(angles.0.iter().zip(angles.1)) {
+                let (c, s) = (c * scale, s * (scale * sign));
+                out[0] = x[0] * c - x[1] * s;
+                out[1] = x[0] * s + x[1] * c;
             }
         }
     }
 }
-/// The same for rows that are turned back in place.
-fn turn_back(layout: Rope, x: &mut [f32], d: usize, cos: &[f32], sin: &[f32]) {
-    let half = d / 2;
-    for (i, x) in x.chunks_exact_mut(d).enumerate() {
-        let (cos, sin) = (&cos[i * half..(i + 1) * half], &sin[i * half..(i + 1) * half]);
-        if layout == Rope::Half {
-            let (x0, x1) = x.split_at_mut(half);
-            for j in 0..half {
-                (x0[j], x1[j]) = (x0[j] * cos[j] + x1[j] * sin[j], x1[j] * cos[j] - x0[j] * sin[j]);
-            }
-        } else {
-            for j in 0..half {
-                let (a, b) = (x[2 * j], x[2 * j + 1]);
-                (x[2 * j], x[2 * j + 1]) = (a * cos[j] + b * sin[j], b * cos[j] - a * sin[j]);
-            }
-        }
-    }
-}
-}
-
-impl Rotation<'_> {
-    /// Turns the dense rows of `x` back by positions 0.. in place.
-    pub(crate) fn back(&self, x: &mut [f32], d: usize) {
-        if self.layout != Rope::None {
-            turn_back(self.layout, x, d, self.angles.cos, self.angles.sin);
-        }
-    }
 }
 
 /// First visible key of each query in turn: `V(i)` of (2).
@@ -252,13 +222,6 @@ pub(crate) fn forward(
     }
 }
 
-/// `Σ x_i y_i` in the order in which [`product`] adds: where one key has all the weight, `<dA_dot, A_dot>` then
-/// cancels `<dA_dot, v>` exactly, however large the scores are.
-#[inline(always)]
-pub(crate) fn chained_dot(x: &[f32], y: &[f32]) -> f32 {
-    x.iter().zip(y).fold(0.0, |s, (x, y)| x.mul_add(*y, s))
-}
-
 crate::simd! {
 /// Scores of some rows → exp(score − m), 0 where the key is not visible; running maximum, sum and output
 /// follow.
@@ -281,18 +244,14 @@ fn softmax(scores: &mut [f32], from: usize, to: usize, k0: usize, query: usize, 
         sum[i] = sum[i].mul_add(fade, exp_sum(row, 1.0, top));
         m[i] = top;
         if fade != 1.0 {
-            for x in &mut out[i * dv..(i + 1) * dv] {
-                *x *= fade;
-            }
+            lanes::each(&mut out[i * dv..(i + 1) * dv], |x| x * fade);
         }
     }
 }
 fn finish(out: &mut [f32], dv: usize, m: &[f32], sum: &[f32], lse: &mut [f32]) {
     for i in 0..m.len() {
         let s = 1.0 / sum[i];
-        for x in &mut out[i * dv..(i + 1) * dv] {
-            *x *= s;
-        }
+        lanes::each(&mut out[i * dv..(i + 1) * dv], |x| x * s);
         lse[2 * i] = m[i];
         lse[2 * i + 1] = sum[i].ln();
     }
@@ -323,14 +282,25 @@ fn softmax_backward(p: &mut [f32], ds: &mut [f32], from: usize, to: usize, k0: u
         }
     }
 }
-/// `out_i = s_i x_i` row by row and `dots_i = <out_i, y_i>`.
-pub(crate) fn scaled_rows(x: &[f32], stride: usize, d: usize, s: &[f32], y: &[f32], out: &mut [f32], dots: &mut [f32]) {
-    for i in 0..s.len() {
-        let o = &mut out[i * d..(i + 1) * d];
-        for (o, x) in o.iter_mut().zip(&x[i * stride..i * stride + d]) {
-            *o = x * s[i];
+/// `dots_i = Σ_j x_ij y_ij` for dense rows, in the order in which [`product`] adds: where one key has all the
+/// weight, `<dA_dot, A_dot>` then cancels `<dA_dot, v>` exactly, however large the scores are.
+pub(crate) fn chained_dots(d: usize, x: &[f32], y: &[f32], dots: &mut [f32]) {
+    const ROWS: usize = 4;
+    let (fours, rest) = dots.as_chunks_mut::<ROWS>();
+    let done = fours.len() * ROWS;
+    for (i, dots) in fours.iter_mut().enumerate() {
+        let (x, y) = (&x[i * ROWS * d..(i + 1) * ROWS * d], &y[i * ROWS * d..(i + 1) * ROWS * d]);
+        // four chains at once hide the latency of each
+        *dots = [0.0; ROWS];
+        for j in 0..d {
+            for r in 0..ROWS {
+                dots[r] = x[r * d + j].mul_add(y[r * d + j], dots[r]);
+            }
         }
-        dots[i] = chained_dot(o, &y[i * d..(i + 1) * d]);
+    }
+    for (i, dot) in rest.iter_mut().enumerate() {
+        let row = (done + i) * d..(done + i + 1) * d;
+        *dot = x[row.clone()].iter().zip(&y[row]).fold(0.0, |s, (x, y)| x.mul_add(*y, s));
     }
 }
 }

@@ -1,5 +1,6 @@
 //! Views of [B, T, H, D] arrays with any strides over B, T and H; D is contiguous.
 
+use crate::lanes;
 use crate::par::Shared;
 
 /// One past the last element of a view, none if it has no elements.
@@ -146,10 +147,20 @@ pub(crate) struct SharedHeads<'a> {
 }
 
 impl<'a> SharedHeads<'a> {
-    /// D.
-    #[inline]
-    pub(crate) fn width(&self) -> usize {
-        self.shape[3]
+    /// Dense rows into the rows `t0..` of one head.
+    ///
+    /// # Safety
+    /// No row of that batch row and head is in use elsewhere.
+    pub(crate) unsafe fn put(&self, b: usize, t0: usize, h: usize, x: &[f32]) {
+        put_rows(self, b, t0, h, x);
+    }
+
+    /// Adds dense rows to the rows `t0..` of one head.
+    ///
+    /// # Safety
+    /// As [`SharedHeads::put`].
+    pub(crate) unsafe fn add(&self, b: usize, t0: usize, h: usize, x: &[f32]) {
+        add_rows(self, b, t0, h, x);
     }
 
     /// The D elements of token `t` and head `h`.
@@ -163,6 +174,23 @@ impl<'a> SharedHeads<'a> {
         // SAFETY: different rows do not overlap (checked by `HeadsMut::new`), the rest is this contract.
         unsafe { self.data.part(b * self.strides[0] + t * self.strides[1] + h * self.strides[2], d) }
     }
+}
+
+crate::simd! {
+/// Dense rows into rows t0.. of one head.
+fn put_rows(to: &SharedHeads, b: usize, t0: usize, head: usize, x: &[f32]) {
+    for (i, x) in x.chunks_exact(to.shape[3]).enumerate() {
+        // SAFETY: `SharedHeads::put`'s contract.
+        lanes::map(unsafe { to.row(b, t0 + i, head) }, x, |x| x);
+    }
+}
+/// The same, added.
+fn add_rows(to: &SharedHeads, b: usize, t0: usize, head: usize, x: &[f32]) {
+    for (i, x) in x.chunks_exact(to.shape[3]).enumerate() {
+        // SAFETY: `SharedHeads::add`'s contract.
+        lanes::update(unsafe { to.row(b, t0 + i, head) }, x, |y, x| y + x);
+    }
+}
 }
 
 #[cfg(test)]

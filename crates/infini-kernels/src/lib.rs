@@ -17,6 +17,7 @@ pub mod embedding;
 pub mod features;
 mod flash;
 pub mod heads;
+mod lanes;
 pub mod linear;
 pub mod local;
 pub mod loss;

@@ -5,6 +5,7 @@
 //! border, the queries are the newest of its tokens. Angles are relative to the first key, as only
 //! differences of positions matter.
 
+use crate::cells;
 use crate::flash::{self, Keys, Rotation, Visible};
 use crate::heads::{Heads, HeadsMut};
 use crate::par::{self, Carve, Shared};
@@ -67,7 +68,7 @@ impl Sizes {
     }
 
     fn empty(&self) -> bool {
-        self.b * self.tq * self.h * self.dv == 0
+        self.b * self.tq * self.h * self.d * self.dv == 0
     }
 
     /// Scores of one query are worth a second thread from about a million multiplications on.
@@ -99,10 +100,8 @@ fn resets(reset: Option<&[u8]>, b: usize, t: usize) -> &[u8] {
 
 /// Copies the rows of one head into a dense array.
 pub(crate) fn gather(x: &Heads, b: usize, h: usize, out: &mut [f32]) {
-    let [_, t, _, d] = x.shape();
-    for i in 0..t {
-        out[i * d..(i + 1) * d].copy_from_slice(x.row(b, i, h));
-    }
+    let (rows, stride) = x.head(b, h, 0);
+    cells::copy_rows(rows, stride, x.shape()[3], out);
 }
 
 /// Floats of scratch for `workers` threads, enough for [`forward`] and [`backward`].
@@ -141,10 +140,8 @@ pub fn forward(s: &Settings, w: &Window, out: &mut HeadsMut, lse: Option<&mut [f
         for h in n * group..(n + 1) * group {
             let (q, stride) = w.q.head(b, h, 0);
             flash::forward(&rot, visible, (q, stride, z.first), kt, v, (z.d, z.dv, z.tk), rows, sums, c.0);
-            for (i, row) in rows.chunks_exact(z.dv).enumerate() {
-                // SAFETY: this task alone writes batch row b and head h.
-                unsafe { out.row(b, i, h) }.copy_from_slice(row);
-            }
+            // SAFETY: this task alone writes batch row b and head h.
+            unsafe { out.put(b, 0, h, rows) };
             if let Some(lse) = &lse {
                 // SAFETY: as above.
                 unsafe { lse.part(2 * (b * z.h + h) * z.tq, 2 * z.tq) }.copy_from_slice(sums);
@@ -198,26 +195,20 @@ pub fn backward(
         let keys = Keys { k: kr, kt, vt };
         for h in n * group..(n + 1) * group {
             gather(&out, b, h, a_dot);
-            let (rows, stride) = dout.head(b, h, 0);
-            // 1, 1, … : gq is free until the call below
-            let ones = &mut gq[..z.tq];
-            ones.fill(1.0);
-            flash::scaled_rows(rows, stride, z.dv, ones, a_dot, d_dot, delta);
+            gather(&dout, b, h, d_dot);
+            flash::chained_dots(z.dv, d_dot, a_dot, delta);
             let (q, stride) = w.q.head(b, h, 0);
             let lse = &lse[2 * (b * z.h + h) * z.tq..][..2 * z.tq];
             let sizes = (z.d, z.dv, z.tk);
             flash::backward(&rot, visible, (q, stride, z.first), &keys, sizes, lse, d_dot, delta, gq, gk, gv, c.0);
-            for (i, row) in gq.chunks_exact(z.d).enumerate() {
-                // SAFETY: this task alone writes batch row b and head h.
-                unsafe { dq.row(b, i, h) }.copy_from_slice(row);
-            }
+            // SAFETY: this task alone writes batch row b and head h.
+            unsafe { dq.put(b, 0, h, gq) };
         }
-        rot.back(gk, z.d);
-        for i in 0..z.tk {
-            // SAFETY: this task alone writes batch row b and key/value head n.
-            unsafe { dk.row(b, i, n) }.copy_from_slice(&gk[i * z.d..(i + 1) * z.d]);
-            // SAFETY: as above.
-            unsafe { dv.row(b, i, n) }.copy_from_slice(&gv[i * z.dv..(i + 1) * z.dv]);
-        }
+        // the turned keys are done with
+        rot.rows(gk, z.d, z.tk, z.d, 0, true, 1.0, kr);
+        // SAFETY: this task alone writes batch row b and key/value head n.
+        unsafe { dk.put(b, 0, n, kr) };
+        // SAFETY: as above.
+        unsafe { dv.put(b, 0, n, gv) };
     });
 }

@@ -5,6 +5,7 @@
 use crate::cells::{CHUNK, Cell};
 use crate::features;
 use crate::heads::{Heads, HeadsMut};
+use crate::lanes;
 use crate::math::sigmoid;
 use crate::par::{self, Carve, Shared};
 use crate::seqdelta::{self, Tokens};
@@ -310,14 +311,13 @@ impl<'a> Gate<'a> {
 
     /// g of tokens `from..from + out.len()`: the weight of the memory's answer.
     pub(crate) fn memory_share(&self, b: usize, h: usize, from: usize, out: &mut [f32]) {
+        if out.is_empty() {
+            return;
+        }
         match self.mix {
             Mix::Add => out.fill(1.0),
             Mix::Head => out.fill(sigmoid(self.logits[h])),
-            Mix::Token => {
-                for (i, o) in out.iter_mut().enumerate() {
-                    *o = sigmoid(self.logits[(b * self.t + from + i) * self.h + h]);
-                }
-            }
+            Mix::Token => shares(&self.logits[(b * self.t + from) * self.h + h..], self.h, out),
         }
     }
 
@@ -325,4 +325,13 @@ impl<'a> Gate<'a> {
     pub(crate) fn window_share(&self, g: f32) -> f32 {
         if self.mix == Mix::Add { 1.0 } else { 1.0 - g }
     }
+}
+
+crate::simd! {
+fn shares(logits: &[f32], stride: usize, out: &mut [f32]) {
+    for (i, o) in out.iter_mut().enumerate() {
+        *o = logits[i * stride];
+    }
+    lanes::each(out, sigmoid);
+}
 }

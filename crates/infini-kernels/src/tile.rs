@@ -182,11 +182,59 @@ unsafe fn edge(n: usize, k: usize, c: *mut f32, add: bool, a: *const f32, acs: u
 }
 
 /// `out [n, m]` = the transpose of `x`, `m` rows of `n` at a distance of `ldx`; rows of `out` are `ldo` apart.
-#[inline]
+///
+/// # Panics
+/// If a matrix does not fit into its slice.
 pub(crate) fn transpose(x: &[f32], ldx: usize, m: usize, n: usize, out: &mut [f32], ldo: usize) {
+    if m == 0 || n == 0 {
+        return;
+    }
+    assert!((m - 1) * ldx + n <= x.len() && (n - 1) * ldo + m <= out.len(), "transpose: outside the slices");
+    let (mut m8, mut n8) = (0, 0);
+    #[cfg(target_arch = "x86_64")]
+    if level() >= Level::Avx2 {
+        (m8, n8) = (m / 8 * 8, n / 8 * 8);
+        for i in (0..m8).step_by(8) {
+            for j in (0..n8).step_by(8) {
+                // SAFETY: AVX is part of the level; the 8 x 8 block lies inside both matrices.
+                unsafe { block(x.as_ptr().add(i * ldx + j), ldx, out.as_mut_ptr().add(j * ldo + i), ldo) };
+            }
+        }
+    }
     for i in 0..m {
-        for (j, v) in x[i * ldx..i * ldx + n].iter().enumerate() {
-            out[j * ldo + i] = *v;
+        // the columns that no block took
+        for j in if i < m8 { n8 } else { 0 }..n {
+            out[j * ldo + i] = x[i * ldx + j];
+        }
+    }
+}
+
+/// Transposes 8 x 8 elements in registers.
+///
+/// # Safety
+/// Both blocks may be accessed; the machine has AVX.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx")]
+unsafe fn block(x: *const f32, ldx: usize, out: *mut f32, ldo: usize) {
+    use std::arch::x86_64::{
+        _mm256_loadu_ps, _mm256_permute2f128_ps, _mm256_shuffle_ps, _mm256_storeu_ps, _mm256_unpackhi_ps,
+        _mm256_unpacklo_ps,
+    };
+    // SAFETY: rows 0..8 of both blocks, by the contract.
+    unsafe {
+        let r: [_; 8] = std::array::from_fn(|i| _mm256_loadu_ps(x.add(i * ldx)));
+        // pairs of rows, then fours, then halves
+        let p: [_; 8] = std::array::from_fn(|i| {
+            let (a, b) = (r[i / 2 * 2], r[i / 2 * 2 + 1]);
+            if i % 2 == 0 { _mm256_unpacklo_ps(a, b) } else { _mm256_unpackhi_ps(a, b) }
+        });
+        let q: [_; 8] = std::array::from_fn(|i| {
+            let (a, b) = (p[i / 4 * 4 + i % 4 / 2], p[i / 4 * 4 + 2 + i % 4 / 2]);
+            if i % 2 == 0 { _mm256_shuffle_ps::<0x44>(a, b) } else { _mm256_shuffle_ps::<0xee>(a, b) }
+        });
+        for i in 0..4 {
+            _mm256_storeu_ps(out.add(i * ldo), _mm256_permute2f128_ps::<0x20>(q[i], q[i + 4]));
+            _mm256_storeu_ps(out.add((i + 4) * ldo), _mm256_permute2f128_ps::<0x31>(q[i], q[i + 4]));
         }
     }
 }
@@ -210,6 +258,20 @@ mod tests {
                         let x: f32 = (0..k).map(|p| a[i * strides.0 + p * strides.1] * b[p * n + j]).sum();
                         assert!((c[i * n + j] - 2.0 * x).abs() < 1e-4, "{m}x{k}x{n} at {i},{j}: {} {x}", c[i * n + j]);
                     }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn transposes_hold_every_element() {
+        for (m, n) in [(0, 3), (1, 1), (8, 8), (16, 9), (13, 24), (64, 32)] {
+            let x: Vec<f32> = (0..m * (n + 2)).map(|i| i as f32).collect();
+            let mut out = vec![f32::NAN; n * (m + 1)];
+            transpose(&x, n + 2, m, n, &mut out, m + 1);
+            for i in 0..m {
+                for j in 0..n {
+                    assert_eq!(out[j * (m + 1) + i], x[i * (n + 2) + j], "{m}x{n} at {i},{j}");
                 }
             }
         }
