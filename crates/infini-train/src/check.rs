@@ -7,6 +7,8 @@
 mod model;
 mod op;
 
+pub use model::verify;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};

@@ -4,6 +4,8 @@
 //! nearest known one, values that cannot be are refused by name before anything is allocated, and the
 //! resolved configuration (presets and defaults written out) is what a run saves.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -39,7 +41,7 @@ pub struct Stage {
 #[serde(rename_all = "snake_case")]
 pub enum Penalty {
     /// The write strength itself.
-    Strength,
+    Mean,
     /// `softplus(logit + shift)` of the gate's logit: full strength on open gates, fading on closed ones.
     Softplus,
 }
@@ -65,17 +67,17 @@ pub struct WriteSparsity {
     /// First step with the full weight.
     pub end: u64,
     /// What is penalised.
-    pub form: Penalty,
+    pub kind: Penalty,
     /// Added to the logit in the softplus form.
     pub shift: f64,
     /// Where.
-    pub tokens: PenaltyTokens,
+    pub on: PenaltyTokens,
 }
 
 impl Default for WriteSparsity {
     fn default() -> Self {
-        let (form, tokens) = (Penalty::Strength, PenaltyTokens::All);
-        WriteSparsity { weight: 0.0, start: 0, end: 0, form, shift: 3.5, tokens }
+        let (kind, on) = (Penalty::Softplus, PenaltyTokens::Filler);
+        WriteSparsity { weight: 0.0, start: 0, end: 0, kind, shift: 3.5, on }
     }
 }
 
@@ -127,6 +129,9 @@ pub struct TrainConfig {
     pub token_loss: f64,
     /// Penalty on write strengths.
     pub write_sparsity: WriteSparsity,
+    /// A model folder whose weights the run begins with, and whose tokenizer it takes unless `data` names one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init: Option<PathBuf>,
     /// Seed of weights and data.
     pub seed: u64,
     /// Steps between checkpoints.
@@ -157,6 +162,7 @@ impl Default for TrainConfig {
             answer_loss: 1.0,
             token_loss: 0.2,
             write_sparsity: WriteSparsity::default(),
+            init: None,
             seed: 0,
             checkpoint_every: 100,
             log_every: 10,

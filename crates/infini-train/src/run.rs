@@ -14,11 +14,12 @@ use crate::metrics::{Metrics, Row};
 use crate::trainer::{Counts, Step, Trainer};
 use infini::config::ModelConfig;
 use infini::folder;
-use infini::tasks;
+use infini::tasks::{self, DataConfig};
 use infini::text::Tokenizer;
 use infini::weights::Weights;
 use infini_format::checkpoint;
-use infini_format::io::{PUBLIC, RealIo, atomic_write};
+use infini_format::io::{PUBLIC, RealIo, atomic_write, read};
+use infini_format::limits;
 use infini_format::tensors::{Dtype, Tensor, TensorFile, serialize};
 
 /// Whether a checkpoint in the run folder is gone on from.
@@ -129,17 +130,22 @@ pub fn train(config: &Config, options: &Options, progress: &mut dyn FnMut(Event)
     let saved = loaded.as_ref().map(|l| read_state(config, out, l)).transpose()?;
 
     let model = &config.model;
+    let init = config.train.init.as_deref().filter(|_| saved.is_none()).map(|dir| read_init(model, dir)).transpose()?;
     // a resumed run keeps the tokenizer it began with, whatever has become of the texts it was made from
-    let tokenizer = match &saved {
-        Some((saved, ..)) => Tokenizer::from_bytes(saved.tokenizer.as_bytes())?,
-        None => config.data.tokenizer(options.data_dir, model.vocab_size)?,
+    let tokenizer = match (&saved, &init) {
+        (Some((saved, ..)), _) => Tokenizer::from_bytes(saved.tokenizer.as_bytes())?,
+        (None, Some((_, json))) if !names_tokenizer(&config.data) => Tokenizer::from_bytes(json)?,
+        _ => config.data.tokenizer(options.data_dir, model.vocab_size)?,
     };
     let task = tasks::build(&config.data, options.data_dir, &tokenizer, model.infini.segment_len, model.infini.span)?;
-    let mut trainer = Trainer::new(config, &Weights::init(model, config.train.seed), task, &options.device)?;
+    let fresh = || Weights::init(model, config.train.seed);
+    let mut trainer = Trainer::new(config, &init.map_or_else(fresh, |(w, _)| w), task, &options.device)?;
     let mut before = 0.0;
     let lengths = saved.as_ref().map(|(s, ..)| s.metrics);
     let resumed = saved.as_ref().map(|(s, ..)| s.counts.step);
     if let Some((saved, weights, moments)) = saved {
+        // the last run may have died between the checkpoint and the model folder
+        folder::save(out, model, &weights, saved.tokenizer.as_bytes(), Dtype::F32)?;
         before = saved.seconds;
         trainer.restore(&weights, moments, saved.counts);
     }
@@ -248,6 +254,25 @@ impl Run<'_> {
         folder::save(self.out, model, &weights, self.tokenizer.as_bytes(), Dtype::F32)?;
         progress(Event::Saved { step: counts.step });
         Ok(())
+    }
+}
+
+/// Weights and tokenizer of the model folder that a run begins with.
+fn read_init(model: &ModelConfig, dir: &Path) -> Result<(Weights, Vec<u8>)> {
+    let read = |name: &str| read(&RealIo, &dir.join(name), limits::TENSORS.file_bytes).map_err(Error::file);
+    let weights = folder::parse_weights(model, read("model.safetensors")?);
+    let weights = weights.map_err(|e| {
+        let why = format!("{}: {e}: [model] and [infini] must be those of the folder", dir.display());
+        infini::Error::Config { field: "train.init".into(), why }
+    })?;
+    Ok((weights, read("tokenizer.json")?))
+}
+
+fn names_tokenizer(data: &DataConfig) -> bool {
+    match data {
+        DataConfig::Passkey(c) => c.tokenizer.is_some(),
+        DataConfig::Text(c) => c.tokenizer.is_some(),
+        DataConfig::Mqar(_) => false,
     }
 }
 

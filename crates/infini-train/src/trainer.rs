@@ -232,7 +232,7 @@ impl Trainer {
     fn penalty(&self, gates: &[Gate], filler: &[bool]) -> Option<Tensor<1>> {
         let w = &self.config.train.write_sparsity;
         let gated: Vec<&Gate> = gates.iter().filter(|g| g.write.is_some()).collect();
-        let tokens = match w.tokens {
+        let tokens = match w.on {
             PenaltyTokens::All => filler.len(),
             PenaltyTokens::Filler => filler.iter().filter(|f| **f).count(),
         };
@@ -241,12 +241,12 @@ impl Trainer {
         }
         let of = |gate: &Gate| {
             let write = gate.write.as_ref().expect("only gated layers are left");
-            let x = match w.form {
-                Penalty::Strength => write.strength.clone(),
+            let x = match w.kind {
+                Penalty::Mean => write.strength.clone(),
                 Penalty::Softplus => softplus(write.logits.clone() + w.shift),
             };
             let [n, heads] = x.dims();
-            let x = match w.tokens {
+            let x = match w.on {
                 PenaltyTokens::All => x,
                 PenaltyTokens::Filler => {
                     let mask: Vec<f32> = filler.iter().map(|f| f32::from(u8::from(*f))).collect();

@@ -46,3 +46,24 @@ fn models() {
     assert!(reports.iter().all(|(_, r)| r.rows.len() >= 4));
     assert_passed(&reports);
 }
+
+#[test]
+fn random_weights_agree_with_the_reference() {
+    let config = infini::ModelConfig {
+        vocab_size: 40,
+        hidden_size: 32,
+        num_hidden_layers: 2,
+        num_attention_heads: 4,
+        num_key_value_heads: 0,
+        head_dim: 0,
+        intermediate_size: 48,
+        hidden_act: infini::config::Activation::Silu,
+        rope_theta: 1e4,
+        rms_norm_eps: 1e-6,
+        tie_word_embeddings: true,
+        attention: infini::config::Attention::Infini,
+        infini: infini::InfiniConfig { segment_len: 8, ..infini::InfiniConfig::preset("selective-delta").unwrap() },
+    };
+    let row = infini_train::check::verify(&config, 2, 27, 1).unwrap();
+    assert!(row.passed() && row.tensors.len() > 20, "{:?}", row.worst());
+}

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::{DType, Device};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 use super::op::values;
 use super::{Row, at_every_level, deviation, number, size};
@@ -104,6 +106,39 @@ pub(super) fn check(text: &str, tensors: BTreeMap<String, Tensor>) -> Result<Vec
     rows.push(golden.graph(Body::Composed, DType::F32, "composed f32".into())?);
     rows.push(golden.graph(Body::Composed, DType::F64, "composed f64".into())?);
     Ok(rows)
+}
+
+/// The kernels' graph of a configuration against the f64 reference on random weights and tokens: what a
+/// benchmark verifies before it times.
+///
+/// # Errors
+/// A configuration that cannot be.
+pub fn verify(config: &ModelConfig, batch: usize, len: usize, seed: u64) -> Result<Row, String> {
+    config.check().map_err(|e| e.to_string())?;
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let n = batch * len;
+    let mut draw = || (0..n).map(|_| rng.random_range(0..config.vocab_size as u32)).collect::<Vec<u32>>();
+    let init = Weights::init(config, seed);
+    let wide = |p: infini::config::Parameter| {
+        let data = init.get(&p.name).iter().map(|x| f64::from(*x)).collect();
+        (p.name, Tensor { shape: p.shape, data })
+    };
+    let mut golden = Golden {
+        weights: config.parameters().into_iter().map(wide).collect(),
+        config: config.clone(),
+        ids: draw(),
+        targets: draw(),
+        token_weights: vec![1.0 / n as f64; n],
+        reset: None,
+        batch,
+        tensors: BTreeMap::new(),
+    };
+    let p = golden.weights.iter().map(|(n, t)| (n.clone(), t.data.clone())).collect();
+    let out = reference::run(config, &p, &golden.tokens(), &golden.targets, &golden.token_weights, 0.0);
+    let grads = out.gradients.into_iter().map(|(n, g)| (format!("grad.{n}"), g));
+    let all = grads.chain([("logits".into(), out.logits), ("loss".into(), vec![out.loss])]);
+    golden.tensors = all.map(|(n, data)| (n, Tensor { shape: vec![data.len()], data })).collect();
+    golden.graph(Body::Kernel, DType::F32, "kernels".into())
 }
 
 impl Golden {

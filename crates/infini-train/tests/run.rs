@@ -1,0 +1,304 @@
+//! Runs: learning, determinism, stopping, killing and resuming, numbers that are none.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use infini::folder;
+use infini::tasks::{DataConfig, build};
+use infini::text::Tokenizer;
+use infini::weights::Weights;
+use infini_format::checkpoint;
+use infini_format::io::RealIo;
+use infini_train::{Config, Device, Error, Event, Options, Resume, Summary, Trainer, train};
+
+/// A model small enough to train in a moment, with a memory, a convolution and all its gates.
+const TINY: &str = r#"
+    [model]
+    vocab_size = 256
+    hidden_size = 16
+    num_hidden_layers = 2
+    num_attention_heads = 2
+    intermediate_size = 32
+    [infini]
+    preset = "selective-delta"
+    segment_len = 8
+    [data]
+    task = "mqar"
+    vocab_size = 16
+    pairs = 2
+    [train]
+    curriculum = [{ steps = 6, batch = 4, tokens = 16 }, { steps = 6, batch = 2, tokens = 24 }]
+    warmup = 2
+    log_every = 1
+    checkpoint_every = 4
+    write_sparsity = { weight = 0.1, start = 2, end = 4 }
+"#;
+
+fn tiny(set: &[&str]) -> Config {
+    Config::parse(TINY, &set.iter().map(|s| s.to_string()).collect::<Vec<_>>()).unwrap()
+}
+
+/// Trains until `until` steps are taken, then stops as a signal would.
+fn run(config: &Config, out: &Path, until: u64) -> Summary {
+    let stop = AtomicBool::new(until == 0);
+    let options = Options { out, data_dir: None, resume: Resume::Auto, device: Device::flex(), stop: &stop };
+    let watch = |event: Event| {
+        if let Event::Step(p) = event
+            && p.step.step + 1 >= until
+        {
+            stop.store(true, Ordering::Relaxed);
+        }
+    };
+    train(config, &options, &mut { watch }).unwrap()
+}
+
+/// Everything of a run that must not depend on how often it was stopped: weights, moments, counts, and the
+/// metrics without their clock.
+fn outcome(dir: &Path) -> (Vec<u8>, Vec<u8>, serde_json::Value, Vec<String>) {
+    let c = checkpoint::load(&RealIo, &dir.join("checkpoint")).unwrap().unwrap();
+    let state: serde_json::Value = serde_json::from_slice(&c.parts["state.json"]).unwrap();
+    let csv = std::fs::read_to_string(dir.join("metrics.csv")).unwrap();
+    let timeless = |line: &str| {
+        let columns: Vec<&str> =
+            line.split(',').enumerate().filter(|(i, _)| *i != 9 && *i != 10).map(|(_, c)| c).collect();
+        columns.join(",")
+    };
+    let lines = csv.lines().map(timeless).collect();
+    let json = std::fs::read_to_string(dir.join("metrics.jsonl")).unwrap();
+    assert_eq!(json.lines().count() + 1, csv.lines().count());
+    let weights = std::fs::read(dir.join("model.safetensors")).unwrap();
+    assert!(weights == c.parts["weights.safetensors"], "the model folder is of another step than the checkpoint");
+    (weights, c.parts["moments.safetensors"].clone(), state["counts"].clone(), lines)
+}
+
+#[test]
+fn a_run_is_deterministic_and_resumes_bit_for_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = tiny(&[]);
+    let whole = dir.path().join("whole");
+    let summary = run(&config, &whole, u64::MAX);
+    assert!(summary.finished && summary.step == 12 && summary.last.is_some());
+    let expected = outcome(&whole);
+    let rows: Vec<&str> = expected.3.iter().map(|l| l.split(',').next().unwrap()).collect();
+    assert_eq!(rows[0], "step");
+    assert_eq!(rows[1..], (1..=12).map(|s| s.to_string()).collect::<Vec<_>>());
+
+    let again = dir.path().join("again");
+    run(&config, &again, u64::MAX);
+    assert!(outcome(&again) == expected, "the same seed gave another run");
+
+    for k in [1, 4, 5, 7, 11] {
+        let stopped = dir.path().join(k.to_string());
+        let summary = run(&config, &stopped, k);
+        assert!(!summary.finished && summary.step == k);
+        let summary = run(&config, &stopped, u64::MAX);
+        assert!(summary.finished && summary.step == 12);
+        assert!(outcome(&stopped) == expected, "stopped at {k} and resumed, the run is another one");
+    }
+    // nothing is left to do
+    assert!(run(&config, &whole, u64::MAX).last.is_none());
+    assert!(outcome(&whole) == expected);
+}
+
+#[test]
+fn thread_counts_agree() {
+    let config = tiny(&[]);
+    let on = |threads: usize| {
+        let dir = tempfile::tempdir().unwrap();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| run(&config, dir.path(), u64::MAX));
+        let loaded = folder::load(dir.path()).unwrap();
+        assert_eq!(loaded.model.config(), &config.model);
+        outcome(dir.path())
+    };
+    let (one, two, again) = (on(1), on(2), on(2));
+    assert!(two == again, "two threads gave two results");
+    let losses = |lines: &[String]| -> Vec<f64> {
+        lines[1..].iter().map(|l| l.split(',').nth(2).unwrap().parse().unwrap()).collect()
+    };
+    for (a, b) in losses(&one.3).iter().zip(losses(&two.3)) {
+        assert!((a - b).abs() <= 1e-5 * a.abs().max(1.0), "one thread: {a}, two: {b}");
+    }
+}
+
+/// The child of the test below: trains until it is killed.
+#[test]
+fn child_trains_until_killed() {
+    let Ok(dir) = std::env::var("INFINI_TRAIN_KILLED_RUN") else { return };
+    run(&tiny(&LONGER), Path::new(&dir), u64::MAX);
+}
+
+/// Long enough to be killed several times on any machine.
+const LONGER: [&str; 2] = ["train.checkpoint_every=1", "train.steps=40"];
+
+#[test]
+fn a_killed_run_resumes_bit_for_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = tiny(&LONGER);
+    let whole = dir.path().join("whole");
+    run(&config, &whole, u64::MAX);
+    let expected = outcome(&whole);
+    let killed = dir.path().join("killed");
+    let (mut kills, mut pause) = (0, 4);
+    loop {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["child_trains_until_killed", "--exact"])
+            .env("INFINI_TRAIN_KILLED_RUN", &killed)
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        // irregular, and longer each time, so that the run gets to its end
+        pause += 3 + (pause * 7919) % 11;
+        std::thread::sleep(std::time::Duration::from_millis(pause));
+        if let Some(status) = child.try_wait().unwrap() {
+            assert!(status.success());
+            break;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        kills += 1;
+    }
+    println!("killed {kills} times");
+    assert!(kills > 0, "the run was never killed");
+    // a kill between the checkpoint and the model folder leaves the folder behind: resuming mends it
+    run(&config, &killed, u64::MAX);
+    assert!(outcome(&killed) == expected, "after {kills} kills the run is another one");
+}
+
+#[test]
+fn another_configuration_does_not_resume() {
+    let dir = tempfile::tempdir().unwrap();
+    run(&tiny(&[]), dir.path(), 3);
+    let stop = AtomicBool::new(false);
+    let go = |config: &Config, resume: Resume| {
+        let options = Options { out: dir.path(), data_dir: None, resume, device: Device::flex(), stop: &stop };
+        train(config, &options, &mut |_| {})
+    };
+    let e = go(&tiny(&["train.lr=1e-4"]), Resume::Auto).unwrap_err();
+    assert!(matches!(e, Error::Resume { .. }) && e.to_string().contains("lr = 0.003"), "{e}");
+    assert_eq!(go(&tiny(&["train.steps=5"]), Resume::Auto).unwrap().step, 5);
+    let fresh = go(&tiny(&["train.lr=1e-4"]), Resume::Never).unwrap();
+    assert_eq!((fresh.step, fresh.tokens), (12, 6 * 64 + 6 * 48));
+}
+
+#[test]
+fn a_run_begins_with_another_models_weights() {
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+    run(&tiny(&[]), &a, 5);
+    let first = folder::parse_weights(&tiny(&[]).model, std::fs::read(a.join("model.safetensors")).unwrap()).unwrap();
+    let init = format!("train.init='{}'", a.display());
+    // no rate, no change: what comes out is what went in
+    let still = tiny(&[&init, "train.lr=0", "train.gate_lr=0"]);
+    assert!(run(&still, &b, u64::MAX).finished);
+    let last = folder::parse_weights(&still.model, std::fs::read(b.join("model.safetensors")).unwrap()).unwrap();
+    assert!(first == last);
+    assert_eq!(std::fs::read(a.join("tokenizer.json")).unwrap(), std::fs::read(b.join("tokenizer.json")).unwrap());
+
+    let other = tiny(&[&init, "model.hidden_size=32"]);
+    let stop = AtomicBool::new(false);
+    let out = dir.path().join("c");
+    let options = Options { out: &out, data_dir: None, resume: Resume::Auto, device: Device::flex(), stop: &stop };
+    let e = train(&other, &options, &mut |_| {}).unwrap_err().to_string();
+    assert!(e.contains("train.init") && e.contains("shape"), "{e}");
+}
+
+/// A trainer of the tiny model on its task.
+fn trainer(config: &Config, weights: &Weights) -> Trainer {
+    let tokenizer = Tokenizer::train(std::iter::empty(), 256).unwrap();
+    let task =
+        build(&config.data, None, &tokenizer, config.model.infini.segment_len, config.model.infini.span).unwrap();
+    Trainer::new(config, weights, task, &Device::flex()).unwrap()
+}
+
+#[test]
+fn numbers_that_are_none_are_skipped_named_and_end_the_run() {
+    let config = tiny(&[]);
+    let good = Weights::init(&config.model, 0);
+    let poisoned = |name: &str, value: f32| {
+        let tensors = config.model.parameters().into_iter().map(|p| {
+            let mut x = good.get(&p.name).to_vec();
+            if p.name == name {
+                x.fill(value);
+            }
+            (p.name, (p.shape, x))
+        });
+        Weights::new(&config.model, tensors.collect()).unwrap()
+    };
+    // the largest finite number in the head overflows every logit
+    let bad = poisoned("lm_head.weight", f32::MAX);
+    let mut t = trainer(&config, &bad);
+    let first = t.step(true).unwrap();
+    assert_eq!(first.skipped.as_deref(), Some("the loss"));
+    assert_eq!(
+        t.parameters().weights()["lm_head.weight"].1,
+        bad.get("lm_head.weight"),
+        "a skipped step changed weights"
+    );
+    assert_eq!((t.counts().step, t.counts().updates, t.counts().skipped), (1, 0, 1));
+    assert_eq!(t.step(true).unwrap().skipped.as_deref(), Some("the loss"));
+    let e = t.step(true).unwrap_err();
+    assert!(matches!(&e, Error::NotFinite { step: 2, count: 3, .. }), "{e}");
+
+    // with good weights again the count starts anew
+    let mut t = trainer(&config, &bad);
+    t.step(false).unwrap();
+    let moments = t.moments().iter().map(infini_train::ops::Moments::to_vecs).collect();
+    let counts = t.counts();
+    t.restore(&good, moments, counts);
+    assert_eq!(t.step(false).unwrap().skipped, None);
+    assert_eq!((t.counts().updates, t.counts().skipped, t.counts().in_a_row), (1, 1, 0));
+}
+
+#[test]
+fn accumulated_batches_are_one_batch() {
+    // all tokens weigh alike, so two halves of a batch have the mean loss of the whole
+    let set = ["train.answer_loss=0", "train.token_loss=1", "train.curriculum=[{steps=3,batch=4,tokens=16}]"];
+    let halves = ["train.accumulate=2", "train.curriculum=[{steps=3,batch=2,tokens=16}]"];
+    let (whole, halves) = (tiny(&set), tiny(&[&set[..], &halves[..]].concat()));
+    let weights = Weights::init(&whole.model, 3);
+    let (mut a, mut b) = (trainer(&whole, &weights), trainer(&halves, &weights));
+    for _ in 0..3 {
+        let (a, b) = (a.step(false).unwrap(), b.step(false).unwrap());
+        assert!((a.loss - b.loss).abs() < 1e-5, "{} {}", a.loss, b.loss);
+        assert!((a.gradient_norm - b.gradient_norm).abs() < 1e-4 * a.gradient_norm, "{a:?} {b:?}");
+        assert_eq!(a.tokens, b.tokens);
+    }
+}
+
+#[test]
+fn a_tiny_model_learns_to_recall() {
+    let config = tiny(&[
+        "model.hidden_size=32",
+        "infini.conv=2",
+        "train.curriculum=[{steps=250,batch=16,tokens=16}]",
+        "train.lr=1e-2",
+        "train.write_sparsity.weight=0",
+        "train.warmup=10",
+    ]);
+    let mut t = trainer(&config, &Weights::init(&config.model, 0));
+    let mut accuracy = Vec::new();
+    for _ in 0..250 {
+        accuracy.push(t.step(false).unwrap().answer_accuracy.unwrap());
+    }
+    let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len() as f64;
+    let (first, last) = (mean(&accuracy[..20]), mean(&accuracy[230..]));
+    assert!(first < 0.3 && last > 0.9, "accuracy went from {first} to {last}");
+}
+
+#[test]
+fn a_task_that_does_not_fit_is_refused_by_field() {
+    let refused = |set: &[&str], field: &str| {
+        let config = tiny(set);
+        let DataConfig::Mqar(_) = config.data else { panic!("the tiny task is mqar") };
+        let dir = tempfile::tempdir().unwrap();
+        let stop = AtomicBool::new(false);
+        let options =
+            Options { out: dir.path(), data_dir: None, resume: Resume::Auto, device: Device::flex(), stop: &stop };
+        let e = train(&config, &options, &mut |_| {}).unwrap_err().to_string();
+        assert!(e.contains(field), "{e}");
+    };
+    refused(&["data.vocab_size=1024"], "model.vocab_size");
+    refused(&["data.pairs=7"], "train.tokens");
+}
