@@ -1,2 +1,32 @@
-//! placeholder
-fn main() {}
+//! The `infini` command: reads the flags, runs one command, says how it ended.
+//!
+//! Exit codes: 0 done, 1 failed or a check missed, 2 wrong usage.
+
+mod bench;
+mod cli;
+mod commands;
+mod console;
+mod models;
+mod progress;
+mod report;
+mod signals;
+
+use std::process::ExitCode;
+
+// Training allocates and frees large tensors every step: the system's allocator returns their pages
+// to the kernel each time and faults them in again.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    match cli::run() {
+        Ok(console::Outcome::Done) => ExitCode::SUCCESS,
+        Ok(console::Outcome::Missed) => ExitCode::from(1),
+        // `infini … | head` is no failure
+        Err(e) if console::is_broken_pipe(&e) => ExitCode::SUCCESS,
+        Err(e) => {
+            console::complain(&e);
+            ExitCode::from(if e.is::<console::Usage>() { 2 } else { 1 })
+        }
+    }
+}

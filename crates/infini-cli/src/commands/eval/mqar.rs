@@ -1,0 +1,83 @@
+//! `infini eval mqar`.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use infini::eval::mqar::{Options, run};
+use infini::tasks::MqarConfig;
+use serde_json::json;
+
+use crate::console::{Outcome, Table, commas, say};
+use crate::models;
+use crate::progress::Progress;
+use crate::report::JsonFlag;
+
+/// Multi-query associative recall: pairs of tokens first, then each key once more
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  infini eval mqar --model runs/mqar --lengths 512,4096 --pairs 16,64
+  infini eval mqar --model runs/mqar --knock-out")]
+pub struct Mqar {
+    /// Model folder, trained on data.task = \"mqar\"
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Tokens of the inputs
+    #[arg(long, value_name = "N,N", value_delimiter = ',', default_values_t = [256, 1024])]
+    lengths: Vec<usize>,
+    /// Pairs in an input, each asked for once
+    #[arg(long, value_name = "K,K", value_delimiter = ',', default_values_t = [16])]
+    pairs: Vec<usize>,
+    /// Inputs per length and number of pairs
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    samples: u32,
+    /// Tokens that are used [default: the model's vocabulary]
+    #[arg(long, value_name = "N")]
+    vocab_size: Option<usize>,
+    /// Memory reads give zero
+    #[arg(long)]
+    knock_out: bool,
+    /// Inputs read side by side
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    batch: u32,
+    /// Draws other pairs
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    #[command(flatten)]
+    json: JsonFlag,
+}
+
+impl Mqar {
+    /// Measures.
+    pub fn run(&self) -> Result<Outcome> {
+        self.json.check()?;
+        let loaded = infini::folder::load(&models::find(&self.model)?)?;
+        let vocab_size = self.vocab_size.unwrap_or(loaded.model.config().vocab_size);
+        let options = Options {
+            task: MqarConfig { vocab_size, ..MqarConfig::default() },
+            lengths: self.lengths.clone(),
+            pairs: self.pairs.clone(),
+            samples: self.samples as usize,
+            batch: self.batch as usize,
+            knock_out: self.knock_out,
+            seed: self.seed,
+        };
+        let mut progress = Progress::new("asking", "inputs", None);
+        let rows = run(&loaded.model, &options, &mut |done, total| {
+            progress.total(total);
+            progress.set(done);
+        })?;
+        drop(progress);
+        let mut table = Table::new(&["length", "pairs", "n", "exact", "95 % interval"]);
+        for r in &rows {
+            let interval = format!("{:.3} – {:.3}", r.interval[0], r.interval[1]);
+            let n = |n: usize| commas(n as u64);
+            table.row(&[n(r.length), n(r.pairs), commas(r.n), format!("{:.3}", r.exact), interval]);
+        }
+        if !self.json.on_stdout() {
+            say(table)?;
+        }
+        self.json.write(json!({ "model": self.model, "seed": self.seed, "rows": rows }))?;
+        Ok(Outcome::Done)
+    }
+}

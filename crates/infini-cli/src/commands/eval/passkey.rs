@@ -1,0 +1,181 @@
+//! `infini eval passkey`.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use infini::eval::Template;
+use infini::eval::passkey::{Options, Report, Wording, run};
+use infini::plot;
+use infini::tasks::filler::{Source, held_out_books};
+use serde_json::Value;
+
+use crate::console::{Outcome, Table, bytes, commas, say};
+use crate::models::ModelFlag;
+use crate::progress::Progress;
+use crate::report::{JsonFlag, writable, write};
+
+/// Recall of keys hidden at any depth of an input of any length
+#[derive(Args, Debug)]
+#[command(
+    long_about = "Recall of keys hidden at any depth of an input of any length
+
+Inputs are streamed, batches of them side by side. A key counts as recalled if the greedy answer, leading blanks stripped, \
+starts with it and no digit follows. Rates come with n and a 95 % interval (Wilson).",
+    after_help = "Examples:
+  infini eval passkey --lengths 4096,32768,131072 --depths 0,0.5,1 --samples 20
+  infini eval passkey --filler prose --wording held-out --plot heat.svg
+  infini eval passkey --filler books --data DIR            books in DIR/valid or DIR
+  infini eval passkey --prompt prompt.txt --filler my.txt  your own haystack
+  infini eval passkey --knock-out                          memory reads empty: what attention alone can do
+  infini eval passkey --absent                             no key was hidden: is one invented?
+
+A prompt file holds {filler} exactly twice, {needle} (the bare key) between them, and perhaps {question}."
+)]
+pub struct Passkey {
+    #[command(flatten)]
+    model: ModelFlag,
+    /// Tokens of the inputs, question included
+    #[arg(long, value_name = "N,N", value_delimiter = ',', default_values_t = [4096, 32768], value_parser = length)]
+    lengths: Vec<usize>,
+    /// Where keys stand: 0 the start, 1 right before the question
+    #[arg(long, value_name = "X,X", value_delimiter = ',', default_values_t = [0.0, 0.5, 1.0], value_parser = fraction)]
+    depths: Vec<f64>,
+    /// Inputs per length and depth
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    samples: u32,
+    /// Named keys in an input; each is asked for
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    keys: u32,
+    /// What the keys are hidden in: paper, prose, books (with --data) or a text file
+    #[arg(long, value_name = "paper|prose|books|FILE", default_value = "paper")]
+    filler: Source,
+    /// Folder of books: DIR/valid, or DIR itself
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Whose words: the paper's, those of training, or those that training never sees
+    #[arg(long, value_name = "paper|trained|held-out", default_value = "paper", conflicts_with = "prompt")]
+    wording: Wording,
+    /// Your own words
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["keys", "absent"])]
+    prompt: Option<PathBuf>,
+    /// Ask for a key that was not hidden; right is "unknown"
+    #[arg(long)]
+    absent: bool,
+    /// Memory reads give zero
+    #[arg(long)]
+    knock_out: bool,
+    /// Inputs read side by side
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    batch: u32,
+    /// Draws other keys, fillers and wordings
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Write the rows as CSV
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+    /// Draw depth × length
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
+    #[command(flatten)]
+    json: JsonFlag,
+}
+
+fn length(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("an input needs tokens: choose 1024 or more".into()),
+        Ok(n) => Ok(n),
+        Err(_) => Err("not a whole number of tokens".into()),
+    }
+}
+
+fn fraction(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(x) if (0.0..=1.0).contains(&x) => Ok(x),
+        _ => Err("not a depth: choose 0 (the start) to 1 (the end)".into()),
+    }
+}
+
+impl Passkey {
+    /// Measures.
+    pub fn run(&self) -> Result<Outcome> {
+        self.json.check()?;
+        self.csv.iter().chain(&self.plot).try_for_each(|p| writable(p))?;
+        let prompt = self.prompt.as_ref().map(|path| -> Result<Template> {
+            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read: {}", path.display()))?;
+            Template::parse(&text).with_context(|| path.display().to_string())
+        });
+        let options = Options {
+            lengths: self.lengths.clone(),
+            depths: self.depths.clone(),
+            samples: self.samples as usize,
+            keys: self.keys as usize,
+            filler: self.filler.clone(),
+            wording: self.wording,
+            prompt: prompt.transpose()?,
+            absent: self.absent,
+            knock_out: self.knock_out,
+            books: self.data.as_deref().map(held_out_books),
+            batch: self.batch as usize,
+            seed: self.seed,
+            ..Options::default()
+        };
+        let loaded = self.model.load()?;
+        let mut progress = Progress::new("reading", "tokens", None);
+        let report = run(&loaded.model, &loaded.tokenizer, &options, &mut |done, total| {
+            progress.total(total);
+            progress.set(done);
+        })?;
+        drop(progress);
+        if !self.json.on_stdout() {
+            say(table(&report))?;
+        }
+        if let Some(path) = &self.csv {
+            write(path, &report.to_csv())?;
+        }
+        if let Some(path) = &self.plot {
+            let title = format!("{}, {:?}", self.model.model.display(), self.filler).to_lowercase();
+            write(path, &plot::heat(&title, &report.rows)?)?;
+        }
+        let mut fields = serde_json::to_value(&report)?;
+        if let Value::Object(fields) = &mut fields {
+            fields.insert("model".into(), serde_json::to_value(&self.model.model)?);
+            fields.insert("filler".into(), format!("{:?}", self.filler).to_lowercase().into());
+            fields.insert("seed".into(), self.seed.into());
+        }
+        self.json.write(fields)?;
+        Ok(Outcome::Done)
+    }
+}
+
+fn table(report: &Report) -> String {
+    let absent = report.rows.iter().any(|r| r.invented.is_some());
+    let mut table =
+        Table::new(&["length", "depth", "n", "exact", "95 % interval", if absent { "invented" } else { "digits" }]);
+    for r in &report.rows {
+        table.row(&[
+            commas(r.length as u64),
+            format!("{}", r.depth),
+            r.n.to_string(),
+            format!("{:.3}", r.exact),
+            format!("{:.3} – {:.3}", r.interval[0], r.interval[1]),
+            format!("{:.3}", r.invented.unwrap_or(r.digit)),
+        ]);
+    }
+    let mut writes = Table::new(&["layer", "head", "tokens written", "mean strength"]);
+    for w in &report.writes {
+        writes.row(&[
+            w.layer.to_string(),
+            w.head.to_string(),
+            format!("{:.5} %", 100.0 * w.open),
+            format!("{:.1e}", w.strength),
+        ]);
+    }
+    let rss = report.peak_rss_bytes.map_or("unknown".into(), bytes);
+    format!(
+        "{table}\n\n{writes}\n\n{} tokens at {}/s, peak memory {rss}, state {} an input",
+        commas(report.tokens),
+        commas(report.tokens_per_second as u64),
+        bytes(report.state_bytes as u64)
+    )
+}

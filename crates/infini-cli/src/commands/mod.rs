@@ -1,0 +1,12 @@
+//! One module per command.
+
+pub mod ask;
+pub mod check;
+pub mod demo;
+pub mod eval;
+pub mod inspect;
+pub mod memory;
+pub mod read;
+pub mod shell;
+pub mod tokenizer;
+pub mod train;

@@ -1,0 +1,48 @@
+//! Where a model is: a folder that was named, or one of the shipped ones.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use clap::Args;
+use infini::folder::{self, Loaded};
+
+/// The model that commands take when none is named.
+pub const DEFAULT: &str = "models/passkey";
+
+/// The flag `--model`.
+#[derive(Args, Debug)]
+pub struct ModelFlag {
+    /// Model folder (config.json, model.safetensors, tokenizer.json) or the name of a shipped model
+    #[arg(long, value_name = "DIR", default_value = DEFAULT)]
+    pub model: PathBuf,
+}
+
+impl ModelFlag {
+    /// Loads it.
+    pub fn load(&self) -> Result<Loaded> {
+        Ok(folder::load(&find(&self.model)?)?)
+    }
+}
+
+/// The folder that `name` means: itself if it exists, else a shipped model of that name, looked for in
+/// `INFINI_MODELS`, in `models` of the working directory, and in `models` beside or above the executable.
+pub fn find(name: &Path) -> Result<PathBuf> {
+    if name.exists() {
+        return Ok(name.to_path_buf());
+    }
+    let bare = name.strip_prefix("models").unwrap_or(name);
+    if bare.components().count() == 1 {
+        let homes = std::env::var_os("INFINI_MODELS").map(PathBuf::from).into_iter();
+        let homes = homes.chain([PathBuf::from("models")]);
+        let exe = std::env::current_exe().and_then(|p| p.canonicalize()).ok();
+        let above = exe.iter().flat_map(|p| p.ancestors().skip(1)).map(|a| a.join("models"));
+        if let Some(found) = homes.chain(above).map(|h| h.join(bare)).find(|p| p.join("config.json").is_file()) {
+            return Ok(found);
+        }
+    }
+    bail!(
+        "no such model: {}: name a folder with --model, set INFINI_MODELS to the folder of the shipped models, \
+         or train one with `infini train`",
+        name.display()
+    )
+}

@@ -1,0 +1,468 @@
+//! The command as its users meet it: on a tiny model with random weights, so quickly and without recall.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use infini::config::{Activation, Attention, InfiniConfig, ModelConfig};
+use infini::text::Tokenizer;
+use infini::{Weights, folder};
+use infini_format::tensors::Dtype;
+use serde_json::Value;
+use tempfile::TempDir;
+
+const TEXT: &str =
+    "The pass key is 48213. Remember it. The grass is green. The sky is blue. Here we go, there and back again.\n";
+
+/// A folder with `models/passkey` in it, in which commands run.
+struct Home(TempDir);
+
+impl Home {
+    fn new() -> Home {
+        let home = Home(tempfile::tempdir().unwrap());
+        let tokenizer = Tokenizer::train(std::iter::once(TEXT.repeat(20)), 300).unwrap();
+        let config = ModelConfig {
+            vocab_size: 300,
+            hidden_size: 16,
+            num_hidden_layers: 2,
+            num_attention_heads: 2,
+            num_key_value_heads: 0,
+            head_dim: 0,
+            intermediate_size: 32,
+            hidden_act: Activation::GeluMlp,
+            rope_theta: 1e4,
+            rms_norm_eps: 1e-6,
+            tie_word_embeddings: true,
+            attention: Attention::Infini,
+            infini: InfiniConfig { segment_len: 16, ..InfiniConfig::preset("selective-linear").unwrap() },
+        };
+        let weights = Weights::init(&config, 1);
+        folder::save(&home.path("models/passkey"), &config, &weights, &tokenizer.to_json(), Dtype::F32).unwrap();
+        home
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_infini"));
+        command.current_dir(self.0.path()).args(["--threads", "1"]).args(arguments);
+        command.env_remove("INFINI_MODELS").env_remove("INFINI_SIMD").env_remove("INFINI_LOG");
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Runs a command that must succeed; what it printed.
+    fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    /// Runs a command that must end with `code`; what it complained.
+    fn fails(&self, code: i32, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let complaint = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {complaint}");
+        assert!(!complaint.contains("panicked"), "{complaint}");
+        complaint
+    }
+
+    fn json(&self, arguments: &[&str], code: i32) -> Value {
+        let output = self.run(&[arguments, &["--json", "-"]].concat());
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", text(&output.stderr));
+        let value: Value = serde_json::from_slice(&output.stdout).expect("stdout is JSON and nothing else");
+        assert_eq!(value["schema"], 1, "{arguments:?}");
+        value
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn has(value: &Value, keys: &[&str]) {
+    for key in keys {
+        assert!(value.get(key).is_some(), "{key} is missing: {value}");
+    }
+}
+
+const COMMANDS: [&str; 12] =
+    ["demo", "train", "eval", "read", "ask", "memory", "inspect", "check", "bench", "tokenizer", "completions", "man"];
+
+#[test]
+fn every_command_explains_itself_with_examples() {
+    let home = Home::new();
+    let all = home.ok(&["--help"]);
+    for command in COMMANDS {
+        assert!(all.contains(&format!("\n  {command} ")), "--help leaves out {command}");
+        assert!(home.ok(&[command, "--help"]).contains("Examples:"), "{command} --help shows no example");
+    }
+    for task in ["passkey", "mqar"] {
+        assert!(home.ok(&["eval", task, "--help"]).contains("Examples:"));
+    }
+}
+
+#[test]
+fn wrong_usage_is_2_and_failure_is_1() {
+    let home = Home::new();
+    for arguments in [
+        &["--nonsense"][..],
+        &["frobnicate"],
+        &["ask", "question"],
+        &["eval", "passkey", "--lengths", "0"],
+        &["eval", "passkey", "--depths", "1.5"],
+        &["eval", "passkey", "--prompt", "p.txt", "--keys", "2"],
+        &["demo", "--tokens", "30"],
+        &["memory"],
+        &["read", "--memory", "x.mem"],
+    ] {
+        home.fails(2, arguments);
+    }
+    for (arguments, what) in [
+        (&["ask", "--memory", "no.mem", "question"][..], "no.mem"),
+        (&["read", "no.txt", "--memory", "x.mem"], "no.txt"),
+        (&["inspect", "nowhere"], "no such model: nowhere: name a folder with --model"),
+        (&["demo", "--tokens", "2000", "--model", "nowhere"], "no such model: nowhere"),
+        (&["check", "nowhere"], "nowhere"),
+        (&["check", "."], "no golden files"),
+        (&["eval", "passkey", "--lengths", "8"], "length 8"),
+        (&["eval", "passkey", "--json", "no/such/folder/x.json"], "no such folder: no/such/folder"),
+        (&["eval", "passkey", "--filler", "books"], "--data"),
+        (&["tokenizer", "decode", "999"], "no such id: 999"),
+        (&["train", "--config", "no.toml"], "no.toml"),
+    ] {
+        let complaint = home.fails(1, arguments);
+        assert!(complaint.contains(what) && complaint.starts_with("error: "), "{arguments:?}: {complaint}");
+    }
+    let output = home.command(&["inspect"]).env("INFINI_SIMD", "abacus").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("unknown kernel path: INFINI_SIMD=abacus"));
+}
+
+#[test]
+fn read_once_ask_again() {
+    let home = Home::new();
+    home.write("a.txt", &TEXT.repeat(40));
+    home.write("b.txt", "Something else.\n");
+    let read = home.json(&["read", "a.txt", "--memory", "m.mem"], 0);
+    has(
+        &read,
+        &["memory", "tokens", "position", "seconds", "tokens_per_second", "state_bytes", "generation", "sources"],
+    );
+    let before = fs::read(home.path("m.mem")).unwrap();
+
+    let question = "The pass key is";
+    let answer = home.ok(&["ask", "--memory", "m.mem", "--max-tokens", "8", question]);
+    assert!(answer.ends_with('\n') && answer.lines().count() == 1, "{answer:?}");
+    home.write("q.txt", &format!("{question}\n\n{question}\n"));
+    let twice = home.ok(&["ask", "--memory", "m.mem", "--max-tokens", "8", "--questions", "q.txt"]);
+    assert_eq!(twice, answer.repeat(2), "a question changes nothing for the next");
+    assert_eq!(fs::read(home.path("m.mem")).unwrap(), before, "asking changes no file");
+
+    assert!(home.fails(1, &["read", "b.txt", "--memory", "m.mem"]).contains("--append"));
+    assert!(home.fails(1, &["read", "b.txt", "--memory", "new.mem", "--append"]).contains("no such memory file"));
+    assert!(home.fails(1, &["read", "a.txt", "--memory", "no/m.mem"]).contains("no such folder: no"));
+    home.ok(&["memory", "fork", "m.mem", "fork.mem"]);
+    assert!(home.fails(1, &["memory", "fork", "m.mem", "fork.mem"]).contains("exists"));
+    let more = home.json(&["read", "b.txt", "--memory", "m.mem", "--append"], 0);
+    assert!(more["position"].as_u64() > read["position"].as_u64());
+    assert_eq!(more["sources"], serde_json::json!(["a.txt", "b.txt"]));
+    assert_eq!(more["state_bytes"], read["state_bytes"], "a memory does not grow");
+
+    let list = home.json(&["memory", "list"], 0);
+    assert_eq!(list["memories"].as_array().unwrap().len(), 2);
+    let show = home.json(&["memory", "show", "fork.mem"], 0);
+    assert_eq!((&show["tokens"], &show["generation"]), (&read["position"], &1.into()));
+    let inside = home.json(&["inspect", "m.mem"], 0);
+    assert_eq!(inside["layers"].as_array().unwrap().len(), 1);
+
+    // another model may not have it, a damaged file nobody
+    let other = fs::read(home.path("models/passkey/config.json")).unwrap();
+    fs::create_dir_all(home.path("other")).unwrap();
+    for file in ["model.safetensors", "tokenizer.json"] {
+        fs::copy(home.path("models/passkey").join(file), home.path("other").join(file)).unwrap();
+    }
+    fs::write(home.path("other/config.json"), text(&other).replace("10000.0", "20000.0")).unwrap();
+    home.fails(1, &["ask", "--memory", "m.mem", "--model", "other", question]);
+    let mut damaged = fs::read(home.path("m.mem")).unwrap();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    fs::write(home.path("m.mem"), damaged).unwrap();
+    home.fails(1, &["ask", "--memory", "m.mem", question]);
+    assert_eq!(home.run(&["memory", "list"]).status.code(), Some(1));
+}
+
+#[test]
+fn empty_inputs_are_errors() {
+    let home = Home::new();
+    home.write("empty.txt", "");
+    fs::create_dir(home.path("folder")).unwrap();
+    home.fails(1, &["read", "empty.txt", "--memory", "m.mem"]);
+    home.fails(1, &["read", "folder", "--memory", "m.mem"]);
+    assert!(!home.path("m.mem").exists());
+}
+
+/// A reading is interrupted, and goes on to the same memory as one that was not.
+#[cfg(unix)]
+#[test]
+fn an_interrupted_reading_goes_on() {
+    let home = Home::new();
+    let document: String = (0..4000).map(|i| format!("{i}. {TEXT}")).collect();
+    home.write("whole.txt", &document);
+    let whole = home.json(&["read", "whole.txt", "--memory", "whole.mem"], 0);
+
+    let mut child = home.command(&["read", "-", "--memory", "part.mem"]);
+    let mut child = child.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(&document.as_bytes()[..document.len() / 3]).unwrap();
+    // the handler is there once the first part was taken from the pipe
+    let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(interrupt.success());
+    // the command may have gone, or go now
+    let _ = stdin.write_all(&document.as_bytes()[document.len() / 3..document.len() / 2]);
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("interrupted: part.mem: holds"), "{}", text(&output.stderr));
+
+    home.write("small.txt", TEXT);
+    assert!(home.fails(1, &["read", "small.txt", "--memory", "part.mem", "--append"]).contains("unfinished"));
+    let mut child = home.command(&["read", "-", "--memory", "part.mem"]);
+    let mut child = child.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(document.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("going on in part.mem"), "{}", text(&output.stderr));
+
+    let part = home.json(&["memory", "show", "part.mem"], 0);
+    assert_eq!(part["tokens"], whole["position"]);
+    let ask = |file| home.ok(&["ask", "--memory", file, "--max-tokens", "12", "The pass key is"]);
+    assert_eq!(ask("part.mem"), ask("whole.mem"));
+}
+
+#[test]
+fn demo_and_eval_report_what_was_asked() {
+    let home = Home::new();
+    // random weights recall nothing: a missed check
+    let demo = home.json(&["demo", "--tokens", "3000"], 1);
+    has(
+        &demo,
+        &["tokens_per_second", "rss_bytes_at_10_percent", "rss_bytes_at_100_percent", "state_bytes", "kv_cache_bytes"],
+    );
+    assert_eq!(demo["tokens"], 3000);
+    let needles = demo["needles"].as_array().unwrap();
+    assert_eq!(needles.iter().map(|n| n["depth"].as_f64().unwrap()).collect::<Vec<_>>(), [0.0, 0.5, 1.0]);
+    needles.iter().for_each(|n| has(n, &["expected", "answered", "correct"]));
+    // 2 layers × 2 heads × 8 wide × key and value × 4 bytes
+    assert_eq!(demo["kv_cache_bytes"], 3000 * 2 * 2 * 8 * 2 * 4);
+    let keys = |d: &Value| d["needles"].as_array().unwrap().iter().map(|n| n["expected"].clone()).collect::<Vec<_>>();
+    let again = home.json(&["demo", "--tokens", "3000"], 1);
+    let other = home.json(&["demo", "--tokens", "3000", "--seed", "1"], 1);
+    assert_eq!(keys(&demo), keys(&again));
+    assert_ne!(keys(&demo), keys(&other));
+
+    let lengths = ["--lengths", "700,1400", "--depths", "0,1", "--samples", "3"];
+    let eval = home.json(&[&["eval", "passkey", "--csv", "rows.csv", "--plot", "heat.svg"][..], &lengths].concat(), 0);
+    has(&eval, &["tokens_per_second", "peak_rss_bytes", "state_bytes", "writes"]);
+    let rows = eval["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 4);
+    rows.iter().for_each(|r| has(r, &["length", "depth", "n", "exact", "digit", "knock_out", "interval"]));
+    assert_eq!(fs::read_to_string(home.path("rows.csv")).unwrap().lines().count(), 5);
+    assert!(fs::read_to_string(home.path("heat.svg")).unwrap().contains("<svg"));
+    let table = home.ok(&[&["eval", "passkey", "--knock-out"][..], &lengths].concat());
+    assert!(table.starts_with("length"), "{table}");
+
+    home.write("prompt.txt", "Look.{filler} Secret {needle}.{filler} Secret");
+    home.json(&[&["eval", "passkey", "--prompt", "prompt.txt"][..], &lengths].concat(), 0);
+    home.write("prompt.txt", "Look.{filler} Secret {needle}. Secret");
+    assert!(home.fails(1, &["eval", "passkey", "--prompt", "prompt.txt"]).contains("twice"));
+
+    let mqar = home.json(&["eval", "mqar", "--model", "models/passkey", "--lengths", "64", "--samples", "2"], 0);
+    assert_eq!(mqar["rows"].as_array().unwrap().len(), 1);
+}
+
+const TRAIN: &str = r#"
+[model]
+vocab_size = 300
+hidden_size = 16
+num_hidden_layers = 2
+num_attention_heads = 2
+intermediate_size = 32
+hidden_act = "gelu_mlp"
+[infini]
+preset = "selective-linear"
+segment_len = 16
+[data]
+task = "passkey"
+filler = { paper = 1 }
+tokenizer = "models/passkey/tokenizer.json"
+[train]
+steps = 4
+batch = 2
+tokens = 320
+hold = 1.0
+checkpoint_every = 2
+log_every = 1
+"#;
+
+#[test]
+fn a_run_is_trained_stopped_and_gone_on_with() {
+    let home = Home::new();
+    home.write("tiny.toml", TRAIN);
+    let arguments = ["train", "--config", "tiny.toml"];
+    let summary = home.json(&arguments, 0);
+    has(&summary, &["model", "step", "finished", "tokens", "seconds", "loss", "answer_accuracy"]);
+    assert_eq!((&summary["step"], &summary["finished"]), (&4.into(), &true.into()));
+    for file in ["config.toml", "config.json", "model.safetensors", "tokenizer.json", "metrics.csv", "metrics.jsonl"] {
+        assert!(home.path("runs/tiny").join(file).exists(), "{file}");
+    }
+    let demo = home.json(&["demo", "--model", "runs/tiny", "--tokens", "1000"], 1);
+    assert_eq!(demo["needles"].as_array().unwrap().len(), 3);
+
+    // four steps and two more are six steps
+    let more = home.run(&[&arguments[..], &["--set", "train.steps=6"]].concat());
+    assert_eq!(more.status.code(), Some(0), "{}", text(&more.stderr));
+    assert!(text(&more.stderr).contains("going on from step 4"), "{}", text(&more.stderr));
+    home.ok(&[&arguments[..], &["--set", "train.steps=6", "--out", "runs/whole"]].concat());
+    let weights = |run: &str| fs::read(home.path(run).join("model.safetensors")).unwrap();
+    assert!(weights("runs/tiny") == weights("runs/whole"), "a run that was stopped differs from one that was not");
+
+    for (set, hint) in [
+        ("train.stpes=1", "did you mean steps?"),
+        ("infini.preset=selective-liner", "did you mean selective-linear?"),
+        ("train.batch=0", "train.batch"),
+        ("model.hidden_size=9223372036854775807", "hidden_size"),
+    ] {
+        let complaint = home.fails(1, &[&arguments[..], &["--set", set]].concat());
+        assert!(complaint.contains("tiny.toml") && complaint.contains(hint), "{set}: {complaint}");
+    }
+    let complaint = home.fails(1, &[&arguments[..], &["--set", "train.lr=1e-4"]].concat());
+    assert!(complaint.contains("cannot resume: runs/tiny"), "{complaint}");
+}
+
+/// The commands of the README, on the tiny model and made small.
+#[test]
+fn the_readme_can_be_followed() {
+    let home = Home::new();
+    home.write("book.txt", &TEXT.repeat(20));
+    fs::create_dir_all(home.path("configs/passkey")).unwrap();
+    home.write("configs/passkey/selective-linear.toml", TRAIN);
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md")).unwrap();
+    let mut run = Vec::new();
+    for line in readme.split("```").skip(1).step_by(2).filter(|b| b.starts_with('\n')).flat_map(str::lines) {
+        let line = line.split("    ").next().unwrap().trim();
+        let Some(line) = line.strip_prefix("infini ").or(line.strip_prefix("cargo run --release -- ")) else {
+            continue;
+        };
+        let mut arguments = words(line);
+        let smaller = match arguments[0].as_str() {
+            "demo" => &["--tokens", "1000"][..],
+            "eval" => {
+                arguments.retain(|a| a != "--lengths" && !a.contains(','));
+                &["--lengths", "700", "--depths", "0.5"]
+            }
+            _ => &[],
+        };
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).chain(smaller.iter().copied()).collect();
+        // random weights recall nothing, so a demo misses
+        let expected = i32::from(arguments[0] == "demo");
+        let output = home.run(&arguments);
+        assert_eq!(output.status.code(), Some(expected), "{arguments:?}: {}", text(&output.stderr));
+        run.push(arguments[0].to_string());
+    }
+    for command in ["demo", "read", "ask", "memory", "train", "eval"] {
+        assert!(run.iter().any(|r| r == command), "the README shows no {command}");
+    }
+}
+
+/// A line of shell as its words; quotes keep blanks.
+fn words(line: &str) -> Vec<String> {
+    let mut out = Vec::new();
+    for (i, part) in line.split(['"', '\'']).enumerate() {
+        match i % 2 {
+            0 => out.extend(part.split_whitespace().map(str::to_string)),
+            _ => out.push(part.to_string()),
+        }
+    }
+    out
+}
+
+#[test]
+fn tokenizers_are_made_and_used() {
+    let home = Home::new();
+    home.write("a.txt", &TEXT.repeat(30));
+    home.ok(&["tokenizer", "train", "a.txt", "--vocab-size", "280", "--out", "t.json"]);
+    let ids = home.ok(&["tokenizer", "encode", "--tokenizer", "t.json", "Key 48213, naïve."]);
+    let ids: Vec<&str> = ids.split_whitespace().collect();
+    let decoded = home.ok(&[&["tokenizer", "decode", "--tokenizer", "t.json"], &ids[..]].concat());
+    assert_eq!(decoded, "Key 48213, naïve.\n");
+    home.fails(1, &["tokenizer", "train", "a.txt", "--vocab-size", "10"]);
+}
+
+#[test]
+fn a_model_is_shown() {
+    let home = Home::new();
+    let shown = home.ok(&["inspect"]);
+    assert!(shown.contains("parameters") && shown.contains("infini"), "{shown}");
+    let fields = home.json(&["inspect", "models/passkey"], 0);
+    has(&fields, &["parameters", "config", "layers", "weights"]);
+}
+
+#[test]
+fn golden_files_are_checked() {
+    let home = Home::new();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden");
+    fs::create_dir(home.path("golden")).unwrap();
+    for file in ["op_02_delta_paper_min.safetensors", "model_1_linear_paper.safetensors"] {
+        fs::copy(golden.join(file), home.path("golden").join(file)).unwrap();
+    }
+    let check = home.json(&["check", "golden"], 0);
+    assert_eq!((&check["files"], &check["skipped"], &check["failed"]), (&2.into(), &0.into(), &0.into()));
+    assert!(check["worst"].as_f64().unwrap() <= 1.0);
+    // a tensor that is wrong
+    let path = home.path("golden/op_02_delta_paper_min.safetensors");
+    let good = fs::read(&path).unwrap();
+    let mut bad = good.clone();
+    let last = bad.len() - 1;
+    bad[last] ^= 0x40;
+    fs::write(&path, bad).unwrap();
+    assert_eq!(home.json(&["check", "golden"], 1)["failed"], 1);
+    fs::write(&path, good).unwrap();
+    // a file that is none
+    home.write("golden/x.safetensors", "nothing");
+    assert_eq!(home.json(&["check", "golden"], 1)["skipped"], 1);
+}
+
+#[test]
+fn shells_and_manuals_are_served() {
+    let home = Home::new();
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(home.ok(&["completions", shell]).contains("infini"));
+    }
+    assert!(home.ok(&["man"]).contains(".TH infini"));
+    home.ok(&["man", "--out", "man1"]);
+    for command in COMMANDS {
+        assert!(home.path("man1").join(format!("infini-{command}.1")).exists(), "{command}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_reader_that_leaves_is_no_failure() {
+    let home = Home::new();
+    let mut child =
+        home.command(&["completions", "bash"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()));
+}
