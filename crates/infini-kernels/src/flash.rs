@@ -6,7 +6,7 @@
 
 use crate::lanes;
 use crate::local::Angles;
-use crate::math::{exp, exp_sum, max};
+use crate::math::exp;
 use crate::settings::{Rope, Settings};
 use crate::tile::{product, transpose};
 
@@ -214,7 +214,8 @@ pub(crate) fn forward(
                     TILE,
                 );
                 let out = &mut out[p * dv..end * dv];
-                softmax(scores, at.from, at.to, k0, query, &lo[p..end], &mut m[p..end], &mut sum[p..end], out);
+                let (m, sum) = (&mut m[p..p + PANEL], &mut sum[p..p + PANEL]);
+                softmax(scores, (at.from, at.to, k0, query), &lo[p..end], m, sum, out);
                 product([pr, keys, dv], out, dv, true, &scores[at.from..], (TILE, 1), &v[(k0 + at.from) * dv..], dv);
             }
         }
@@ -222,30 +223,92 @@ pub(crate) fn forward(
     }
 }
 
+/// Scores of up to 16 rows → exp(score − m), 0 where the key is not visible; running maximum, sum and output
+/// follow. `m` and `sum` have 16 elements, as many as rows count.
+///
+/// What goes across a row (maximum and sum) is taken lane by lane, 16 rows are turned, and the rest is vertical.
+fn softmax(
+    scores: &mut [f32],
+    (from, to, k0, query): (usize, usize, usize, usize),
+    lo: &[usize],
+    m: &mut [f32],
+    sum: &mut [f32],
+    out: &mut [f32],
+) {
+    let (mut lanes, mut turned, mut fade) = ([0.0; PANEL * PANEL], [0.0; PANEL * PANEL], [0.0; PANEL]);
+    maxima(scores, from, to, k0, query, lo, &mut lanes);
+    transpose(&lanes, PANEL, PANEL, PANEL, &mut turned, PANEL);
+    raise(&turned, m, &mut fade);
+    exponentials(scores, from, to, lo.len(), m, &mut lanes);
+    transpose(&lanes, PANEL, PANEL, PANEL, &mut turned, PANEL);
+    let faded = add_up(&turned, &fade, sum);
+    if faded {
+        fade_rows(out, out.len() / lo.len(), &fade);
+    }
+}
+
 crate::simd! {
-/// Scores of some rows → exp(score − m), 0 where the key is not visible; running maximum, sum and output
-/// follow.
-fn softmax(scores: &mut [f32], from: usize, to: usize, k0: usize, query: usize, lo: &[usize], m: &mut [f32], sum: &mut [f32], out: &mut [f32]) {
-    let dv = out.len() / lo.len();
+/// −∞ where the key is not visible; `out [16, 16]`: maxima of each row, lane by lane.
+fn maxima(scores: &mut [f32], from: usize, to: usize, k0: usize, query: usize, lo: &[usize], out: &mut [f32]) {
+    let out = out.as_chunks_mut::<PANEL>().0;
     for i in 0..lo.len() {
         let row = &mut scores[i * TILE + from..i * TILE + to];
         // visible: columns a..b of the row
         let a = lo[i].saturating_sub(k0 + from).min(row.len());
-        let b = (query + i + 1).saturating_sub(k0 + from).min(row.len());
-        if a >= b {
-            row.fill(0.0);
-            continue;
-        }
+        let b = (query + i + 1).saturating_sub(k0 + from).clamp(a, row.len());
         row[..a].fill(f32::NEG_INFINITY);
         row[b..].fill(f32::NEG_INFINITY);
-        let top = max(row);
-        let top = if top > m[i] { top } else { m[i] };
-        let fade = exp(m[i] - top);
-        sum[i] = sum[i].mul_add(fade, exp_sum(row, 1.0, top));
-        m[i] = top;
-        if fade != 1.0 {
-            lanes::each(&mut out[i * dv..(i + 1) * dv], |x| x * fade);
+        out[i] = lanes::each_folded(row, f32::NEG_INFINITY, |x| x, |m, x| if x > m { x } else { m });
+    }
+    out[lo.len()..].fill([f32::NEG_INFINITY; PANEL]);
+}
+/// Running maxima `m` of 16 rows from their lanes, `x [16 lanes, 16 rows]`; `fade` = exp(old − new).
+fn raise(x: &[f32], m: &mut [f32], fade: &mut [f32]) {
+    let (m, fade) = (m.first_chunk_mut::<PANEL>().unwrap(), fade.first_chunk_mut::<PANEL>().unwrap());
+    let mut top = *m;
+    for x in x.as_chunks::<PANEL>().0 {
+        lanes::one_register_at_a_time();
+        let x = *x;
+        for i in 0..PANEL {
+            top[i] = if x[i] > top[i] { x[i] } else { top[i] };
         }
+    }
+    for i in 0..PANEL {
+        // a row that has seen nothing yet: −∞ − −∞
+        fade[i] = if top[i] == m[i] { 1.0 } else { exp(m[i] - top[i]) };
+    }
+    *m = top;
+}
+/// Scores → exp(score − m); `out [16, 16]`: their sums, lane by lane.
+fn exponentials(scores: &mut [f32], from: usize, to: usize, rows: usize, m: &[f32], out: &mut [f32]) {
+    let out = out.as_chunks_mut::<PANEL>().0;
+    for i in 0..rows {
+        let top = if m[i] == f32::NEG_INFINITY { 0.0 } else { m[i] };
+        let row = &mut scores[i * TILE + from..i * TILE + to];
+        out[i] = lanes::each_folded(row, 0.0, |x| exp(x - top), |s, x| s + x);
+    }
+}
+/// Running sums of 16 rows from their lanes; whether any row fades.
+fn add_up(x: &[f32], fade: &[f32], sum: &mut [f32]) -> bool {
+    let (sum, fade) = (sum.first_chunk_mut::<PANEL>().unwrap(), fade.first_chunk::<PANEL>().unwrap());
+    let mut new = [0.0; PANEL];
+    for x in x.as_chunks::<PANEL>().0 {
+        lanes::one_register_at_a_time();
+        let x = *x;
+        for i in 0..PANEL {
+            new[i] += x[i];
+        }
+    }
+    let mut faded = false;
+    for i in 0..PANEL {
+        sum[i] = sum[i].mul_add(fade[i], new[i]);
+        faded |= fade[i] != 1.0;
+    }
+    faded
+}
+fn fade_rows(out: &mut [f32], dv: usize, fade: &[f32]) {
+    for (row, &fade) in out.chunks_exact_mut(dv).zip(fade) {
+        lanes::each(row, |x| x * fade);
     }
 }
 fn finish(out: &mut [f32], dv: usize, m: &[f32], sum: &[f32], lse: &mut [f32]) {
@@ -274,12 +337,11 @@ fn softmax_backward(p: &mut [f32], ds: &mut [f32], from: usize, to: usize, k0: u
         let (a, b, p, ds) = (a - from.min(a), b - from, &mut p[from..to], &mut ds[from..to]);
         p[..a].fill(f32::NEG_INFINITY);
         p[b..].fill(f32::NEG_INFINITY);
-        for (p, ds) in p.as_chunks_mut::<16>().0.iter_mut().zip(ds.as_chunks_mut::<16>().0) {
-            for l in 0..16 {
-                p[l] = exp((p[l] - lse[2 * i]) - lse[2 * i + 1]);
-                ds[l] = p[l] * (ds[l] - delta[i]);
-            }
-        }
+        let (top, rest, delta) = (lse[2 * i], lse[2 * i + 1], delta[i]);
+        lanes::both(p, ds, |s, dp| {
+            let p = exp((s - top) - rest);
+            (p, p * (dp - delta))
+        });
     }
 }
 /// `dots_i = Σ_j x_ij y_ij` for dense rows, in the order in which [`product`] adds: where one key has all the
