@@ -1,0 +1,30 @@
+//! The line protocol of `peers/compare.py`: out `ready {…}`, in a number of repetitions, out `SECONDS TOKENS`.
+
+use std::io::{BufRead, stdin};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use super::cases::{Case, parameters};
+use super::{steps, verify};
+use crate::console::say;
+
+/// Runs one case whenever a line asks for it, until the input ends.
+pub fn serve(case: &Case) -> Result<()> {
+    verify::model(&case.model)?;
+    let mut work = steps::start(case);
+    work();
+    let tokens = case.batch * case.tokens;
+    say(format_args!("ready {}", json!({ "parameters": parameters(&case.model), "tokens": tokens })))?;
+    for line in stdin().lock().lines() {
+        let line = line?;
+        let n: usize = line.trim().parse().with_context(|| format!("not a number of repetitions: {line}"))?;
+        let start = Instant::now();
+        for _ in 0..n {
+            work();
+        }
+        say(format_args!("{:.6} {}", start.elapsed().as_secs_f64(), n * tokens))?;
+    }
+    Ok(())
+}
