@@ -1,6 +1,7 @@
 //! `cargo xtask`: what people repeat.
 
 mod faults;
+mod queue;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -37,6 +38,8 @@ enum Task {
     },
     /// Documentation of the crates in target/doc, manual pages in target/man
     Docs,
+    /// Long runs from a list, several at a time, going on where they stopped
+    Queue(queue::Args),
     /// Speed side by side with other implementations; installs them into a virtual environment
     Peers {
         /// Given to peers/compare.py
@@ -57,6 +60,7 @@ fn main() -> Result<()> {
             run(doc)?;
             run(cargo(&["run", "--package", "infini-cli", "--", "man", "--out", "target/man"]))
         }
+        Task::Queue(args) => queue::run(&args),
         Task::Peers { arguments } => {
             let mut python = Command::new("python3");
             python.current_dir(root()).arg("peers/compare.py").args(arguments);

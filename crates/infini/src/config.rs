@@ -196,6 +196,7 @@ impl InfiniConfig {
         let selective = InfiniConfig {
             segment_len: 64,
             span: 2,
+            lag: 1,
             layers: Layers::Named(LayersName::Last),
             write: Write::Clip,
             null_slot: NullSlot::Fixed(1.0),

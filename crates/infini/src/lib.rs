@@ -10,6 +10,7 @@ pub mod model;
 pub mod session;
 pub mod generate;
 pub mod folder;
+pub mod plot;
 pub mod prose;
 pub mod eval;
 pub mod tasks;
