@@ -1,8 +1,10 @@
 //! The flags, declared once: help, completions and the manual page come from here.
 
+use std::io::{IsTerminal, stderr};
+
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
+use tracing::Level;
 
 use crate::bench;
 use crate::commands::*;
@@ -25,8 +27,10 @@ Examples:
   infini ask --memory book.mem \"What is the pass key? The pass key is\"
   infini train --config configs/passkey/selective-linear.toml
 
-`infini COMMAND --help` shows examples of each command. Exit codes: 0 done, 1 failed or a check missed,
-2 wrong usage. INFINI_SIMD=portable|avx2|avx512 forces a kernel path.";
+`infini COMMAND --help` shows examples of each command.
+Exit codes: 0 done, 1 failed or a check missed, 2 wrong usage.
+Environment: INFINI_SIMD=portable|avx2|avx512 forces a kernel path,
+INFINI_MODELS is the folder of the shipped models.";
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Global options")]
@@ -34,9 +38,9 @@ struct Global {
     /// Threads of computation [default: one per core]
     #[arg(long, value_name = "N", global = true, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
-    /// Say more on stderr (-vv: everything)
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
-    verbose: u8,
+    /// Say on stderr which model, kernel path and threads are used
+    #[arg(short, long, global = true)]
+    verbose: bool,
 }
 
 #[derive(Subcommand, Debug)]
@@ -58,14 +62,15 @@ enum Command {
 /// Parses the command line and runs its command; clap itself ends the process on wrong usage (2).
 pub fn run() -> Result<Outcome> {
     let cli = Cli::parse();
-    let level = ["warn", "info", "debug"][usize::from(cli.global.verbose.min(2))];
-    let filter = EnvFilter::try_from_env("INFINI_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+    let level = if cli.global.verbose { Level::INFO } else { Level::WARN };
+    let lines = tracing_subscriber::fmt().with_max_level(level).with_writer(stderr).with_ansi(stderr().is_terminal());
+    lines.without_time().with_target(false).init();
     check_simd()?;
     if let Some(n) = cli.global.threads {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(usize::from(n));
         pool.build_global().with_context(|| format!("cannot start {n} threads"))?;
     }
+    tracing::info!(kernels = infini_kernels::simd::level().name(), threads = rayon::current_num_threads());
     match cli.command {
         Command::Demo(c) => c.run(),
         Command::Train(c) => c.run(),

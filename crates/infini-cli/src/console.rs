@@ -85,7 +85,7 @@ pub fn seconds(s: f64) -> String {
     }
 }
 
-/// Aligned columns: the first to the left, the others to the right, numbers under each other.
+/// Aligned columns: numbers to the right, words to the left.
 #[derive(Debug, Default)]
 pub struct Table {
     rows: Vec<Vec<String>>,
@@ -108,14 +108,17 @@ impl fmt::Display for Table {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |c: usize| self.rows.iter().filter_map(|r| r.get(c)).map(|s| s.chars().count()).max().unwrap_or(0);
         let widths: Vec<usize> = (0..columns).map(width).collect();
+        let number = |s: &String| s.is_empty() || s == "-" || s.starts_with(|c: char| c.is_ascii_digit());
+        let numbers: Vec<bool> =
+            (0..columns).map(|c| self.rows.iter().skip(1).filter_map(|r| r.get(c)).all(number)).collect();
         for (i, row) in self.rows.iter().enumerate() {
             if i > 0 {
                 writeln!(f)?;
             }
             let mut line = String::new();
             for (c, cell) in row.iter().enumerate() {
-                let w = widths[c];
-                line += &if c == 0 { format!("{cell:<w$}") } else { format!("  {cell:>w$}") };
+                let (w, gap) = (widths[c], if c == 0 { "" } else { "  " });
+                line += &if numbers[c] { format!("{gap}{cell:>w$}") } else { format!("{gap}{cell:<w$}") };
             }
             f.write_str(line.trim_end())?;
         }
@@ -142,10 +145,10 @@ mod tests {
 
     #[test]
     fn a_table_is_aligned() {
-        let mut t = Table::new(&["depth", "n"]);
-        t.row(&["start".into(), "7".into()]);
-        t.row(&["0.5".into(), "1,000".into()]);
-        assert_eq!(t.to_string(), "depth      n\nstart      7\n0.5    1,000");
+        let mut t = Table::new(&["place", "n", "verdict"]);
+        t.row(&["start".into(), "7".into(), "recalled".into()]);
+        t.row(&["end".into(), "1,000".into()]);
+        assert_eq!(t.to_string(), "place      n  verdict\nstart      7  recalled\nend    1,000");
     }
 
     #[test]

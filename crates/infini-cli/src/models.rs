@@ -1,10 +1,12 @@
 //! Where a model is: a folder that was named, or one of the shipped ones.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Result, bail};
 use clap::Args;
 use infini::folder::{self, Loaded};
+use infini_format::hash::short;
 
 /// The model that commands take when none is named.
 pub const DEFAULT: &str = "models/passkey";
@@ -20,8 +22,16 @@ pub struct ModelFlag {
 impl ModelFlag {
     /// Loads it.
     pub fn load(&self) -> Result<Loaded> {
-        Ok(folder::load(&find(&self.model)?)?)
+        load(&find(&self.model)?)
     }
+}
+
+/// Loads a model folder.
+pub fn load(dir: &Path) -> Result<Loaded> {
+    let start = Instant::now();
+    let loaded = folder::load(dir)?;
+    tracing::info!(model = %dir.display(), weights = short(&loaded.identity.weights), loaded_in = ?start.elapsed());
+    Ok(loaded)
 }
 
 /// The folder that `name` means: itself if it exists, else a shipped model of that name, looked for in

@@ -53,7 +53,7 @@ impl Home {
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_infini"));
         command.current_dir(self.0.path()).args(["--threads", "1"]).args(arguments);
-        command.env_remove("INFINI_MODELS").env_remove("INFINI_SIMD").env_remove("INFINI_LOG");
+        command.env_remove("INFINI_MODELS").env_remove("INFINI_SIMD");
         command
     }
 
@@ -144,6 +144,8 @@ fn wrong_usage_is_2_and_failure_is_1() {
         let complaint = home.fails(1, arguments);
         assert!(complaint.contains(what) && complaint.starts_with("error: "), "{arguments:?}: {complaint}");
     }
+    let spoken = home.run(&["-v", "tokenizer", "encode", "word"]);
+    assert!(text(&spoken.stderr).contains("threads=1"), "{}", text(&spoken.stderr));
     let output = home.command(&["inspect"]).env("INFINI_SIMD", "abacus").output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("unknown kernel path: INFINI_SIMD=abacus"));

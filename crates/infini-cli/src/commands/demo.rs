@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use infini::config::ModelConfig;
 use infini::eval::{rss, score};
-use infini::folder::{self, Loaded};
+use infini::folder::Loaded;
 use infini::generate::greedy;
 use infini::model::Want;
 use infini::state::State;
@@ -44,7 +44,7 @@ pub struct Demo {
     tokens: usize,
     #[command(flatten)]
     model: ModelFlag,
-    /// Train a model first (into runs/demo) and take that one
+    /// Train a model first (into runs/demo-SEED) and take that one
     #[arg(long, conflicts_with = "model")]
     train: bool,
     /// What the keys are hidden in: paper, prose, books (with --data) or a text file
@@ -72,7 +72,7 @@ impl Demo {
     pub fn run(&self) -> Result<Outcome> {
         self.json.check()?;
         let dir = if self.train { train::for_demo(self.seed)? } else { models::find(&self.model.model)? };
-        let loaded = folder::load(&dir)?;
+        let loaded = models::load(&dir)?;
         let books = self.data.as_deref().map(held_out_books);
         let filler =
             Filler::new(&self.filler, &loaded.tokenizer, books.as_deref(), self.seed, self.tokens.min(1 << 20))?;

@@ -51,7 +51,7 @@ impl Mqar {
     /// Measures.
     pub fn run(&self) -> Result<Outcome> {
         self.json.check()?;
-        let loaded = infini::folder::load(&models::find(&self.model)?)?;
+        let loaded = models::load(&models::find(&self.model)?)?;
         let vocab_size = self.vocab_size.unwrap_or(loaded.model.config().vocab_size);
         let options = Options {
             task: MqarConfig { vocab_size, ..MqarConfig::default() },
