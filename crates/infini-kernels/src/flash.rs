@@ -107,7 +107,7 @@ impl<'a> Visible<'a> {
     }
 
     /// The first visible keys of the next `out.len()` queries.
-    fn fill(&mut self, out: &mut [usize]) {
+    pub(crate) fn fill(&mut self, out: &mut [usize]) {
         for lo in out {
             if self.reset.get(self.next).is_some_and(|&r| r != 0) {
                 self.document = self.next;

@@ -15,6 +15,7 @@ pub mod conformance;
 pub mod conv;
 pub mod embedding;
 pub mod features;
+mod few;
 mod flash;
 pub mod heads;
 mod lanes;

@@ -6,6 +6,7 @@
 //! differences of positions matter.
 
 use crate::cells;
+use crate::few;
 use crate::flash::{self, Keys, Rotation, Visible};
 use crate::heads::{Heads, HeadsMut};
 use crate::par::{self, Carve, Shared};
@@ -77,7 +78,20 @@ impl Sizes {
         self.b * self.tq * self.h * seen * (self.d + self.dv) > 1 << 19
     }
 
+    /// Whether the queries of a group are so few that [`few`] is the faster way.
+    fn few(&self) -> bool {
+        self.tq * self.group() <= few::QUERIES
+    }
+
+    fn group(&self) -> usize {
+        self.h / self.hkv
+    }
+
     fn forward_scratch(&self) -> usize {
+        if self.few() {
+            let n = self.tq * self.group();
+            return few::scratch(n, self.d, self.tk) + n * (self.dv + 2);
+        }
         flash::forward_scratch(self.d)
             + self.tk * (self.d + self.dv)
             + flash::packed_len(self.tk, self.d)
@@ -130,13 +144,28 @@ pub fn forward(s: &Settings, w: &Window, out: &mut HeadsMut, lse: Option<&mut [f
     par::run(z.b * z.hkv, scratch, z.forward_scratch(), z.heavy(s), &|task, scratch| {
         let (b, n) = (task / z.hkv, task % z.hkv);
         let mut c = Carve(scratch);
+        let visible = Visible::new(s, w.k_pos, resets(w.reset, b, z.tk), z.first);
+        if z.few() {
+            let (rows, sums) = (c.take(group * z.tq * z.dv), c.take(2 * group * z.tq));
+            let (k, v, sizes) = (w.k.head(b, n, 0), w.v.head(b, n, 0), (z.d, z.dv, z.tk));
+            let q = |i| w.q.head(b, n * group + i, 0);
+            few::forward(&rot, visible, q, (z.tq, z.first), k, v, sizes, rows, sums, c.0);
+            for i in 0..group {
+                // SAFETY: this task alone writes batch row b and the heads of its group.
+                unsafe { out.put(b, 0, n * group + i, &rows[i * z.tq * z.dv..(i + 1) * z.tq * z.dv]) };
+            }
+            if let Some(lse) = &lse {
+                // SAFETY: as above.
+                unsafe { lse.part(2 * (b * z.h + n * group) * z.tq, sums.len()) }.copy_from_slice(sums);
+            }
+            return;
+        }
         let (kr, kt) = (c.take(z.tk * z.d), c.take(flash::packed_len(z.tk, z.d)));
         let (v, rows, sums) = (c.take(z.tk * z.dv), c.take(z.tq * z.dv), c.take(2 * z.tq));
         let (k, stride) = w.k.head(b, n, 0);
         rot.rows(k, stride, z.tk, z.d, 0, false, 1.0, kr);
         flash::pack_transposed(kr, z.tk, z.d, kt);
         gather(&w.v, b, n, v);
-        let visible = Visible::new(s, w.k_pos, resets(w.reset, b, z.tk), z.first);
         for h in n * group..(n + 1) * group {
             let (q, stride) = w.q.head(b, h, 0);
             flash::forward(&rot, visible, (q, stride, z.first), kt, v, (z.d, z.dv, z.tk), rows, sums, c.0);

@@ -139,7 +139,7 @@ fn sizes(x: &Heads, cell: &Cell, hkv: usize, m: usize, z: usize, rule: Rule) {
     assert!(rule == Rule::SeqDelta || z >= b * hkv * cell.f, "memory: z: shorter than [B, Hkv, F]");
 }
 
-/// Floats of scratch for [`read`] and [`write`] with `workers` threads; widths D, F, Dv of one head.
+/// Floats of scratch for [`read`] and [`write()`] with `workers` threads; widths D, F, Dv of one head.
 pub fn scratch_len(s: &Settings, d: usize, f: usize, dv: usize, workers: usize) -> usize {
     let cell = Cell { rule: s.rule, features: s.features, d, f, dv, c: 0.0, fmap_w: None };
     (write_scratch(&cell) + f * (dv + 1)) * workers.max(1)

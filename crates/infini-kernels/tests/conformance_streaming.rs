@@ -256,24 +256,33 @@ fn recipes() -> impl Strategy<Value = Recipe> {
         let (span, lag) = [(1, 0), (2, 0), (2, 1)][i % 3];
         (span, lag, [FinalState::Closed, FinalState::Flush][i / 3])
     });
-    (rule, heads, layout, schedule, (1usize..90, 1usize..20, 1usize..3), any::<[bool; 3]>(), any::<u64>()).prop_map(
-        |((rule, features), (h, hkv), (mix, rope), (span, lag, final_state), (t, segment_len, b), flags, seed)| {
-            Recipe {
-                settings: Settings { rule, features, mix, rope, segment_len, span, lag, final_state, ..settings() },
-                b,
-                t,
-                h,
-                hkv,
-                d: 8,
-                dv: 12,
-                fw: 6,
-                warm: flags[0],
-                resets: flags[1],
-                null_slot: flags[2],
+    (rule, heads, layout, schedule, (1usize..200, 1usize..90, 1usize..3, 0usize..3), any::<[bool; 3]>(), any::<u64>())
+        .prop_map(
+            |(
+                (rule, features),
+                (h, hkv),
+                (mix, rope),
+                (span, lag, final_state),
+                (t, segment_len, b, width),
+                flags,
                 seed,
-            }
-        },
-    )
+            )| {
+                Recipe {
+                    settings: Settings { rule, features, mix, rope, segment_len, span, lag, final_state, ..settings() },
+                    b,
+                    t,
+                    h,
+                    hkv,
+                    d: [8, 16, 24][width],
+                    dv: [12, 16, 8][width],
+                    fw: 6,
+                    warm: flags[0],
+                    resets: flags[1],
+                    null_slot: flags[2],
+                    seed,
+                }
+            },
+        )
 }
 
 proptest! {
