@@ -2,6 +2,7 @@
 //! and the gradient of that form, §9 e. A chunk may be any part of a segment.
 
 use crate::cells::{CHUNK, row_dots, scale_rows};
+use crate::lanes;
 use crate::math::{dot, exp};
 use crate::par::Carve;
 use crate::tile::{product, transpose};
@@ -41,8 +42,8 @@ struct Wy<'a> {
     kk: &'a mut [f32],
     /// g_i/g_j below the diagonal, 0 elsewhere.
     decay: &'a mut [f32],
-    /// L of (7).
-    l: &'a mut [f32],
+    /// −L of (7).
+    minus_l: &'a mut [f32],
     /// K M `[n, Dv]`.
     km: &'a mut [f32],
     /// U `[n, Dv]`.
@@ -53,7 +54,7 @@ struct Wy<'a> {
 fn solve<'a>(t: &Tokens, f: usize, dv: usize, m: &[f32], c: &mut Carve<'a>) -> Wy<'a> {
     let n = t.w.len();
     let (g, rest, wg) = (c.take(CHUNK), c.take(CHUNK), c.take(CHUNK));
-    let (kk, decay, l) = (c.take(CHUNK * CHUNK), c.take(CHUNK * CHUNK), c.take(CHUNK * CHUNK));
+    let (kk, decay, minus_l) = (c.take(CHUNK * CHUNK), c.take(CHUNK * CHUNK), c.take(CHUNK * CHUNK));
     let (kt, km, u) = (c.take(CHUNK * f), c.take(CHUNK * dv), c.take(CHUNK * dv));
     let lg = c.take(CHUNK);
     // sums of logarithms in f64: a long decay must not drift
@@ -64,10 +65,11 @@ fn solve<'a>(t: &Tokens, f: usize, dv: usize, m: &[f32], c: &mut Carve<'a>) -> W
     }
     transpose(t.k, f, n, f, kt, CHUNK);
     product([n, f, n], kk, CHUNK, false, t.k, (f, 1), kt, CHUNK);
-    triangles(&lg[..n], t.w, g, rest, wg, kk, decay, l);
+    triangles(&lg[..n], t.w, g, rest, wg, kk, decay, minus_l);
     product([n, f, dv], km, dv, false, t.k, (f, 1), m, dv);
-    substitute(t.v.0, t.v.1, dv, t.w, wg, l, km, u);
-    Wy { g, rest, wg, kk, decay, l, km, u }
+    right_side(t.v.0, t.v.1, dv, t.w, wg, km, u);
+    substitute(n, dv, minus_l, u);
+    Wy { g, rest, wg, kk, decay, minus_l, km, u }
 }
 
 /// (8): `m` becomes the state after the chunk.
@@ -122,11 +124,11 @@ pub(crate) fn backward(t: &Tokens, f: usize, dv: usize, m: &[f32], g: &mut [f32]
     dlg[n - 1] += total + last * inner(g, m);
     g.iter_mut().for_each(|x| *x *= last);
     // U = (I + L)⁻¹ R
-    substitute_back(n, dv, wy.l, du);
+    substitute_back(n, dv, wy.minus_l, du);
     let dr = du;
     transpose(wy.u, dv, n, dv, ut, CHUNK);
     product([n, dv, n], x, CHUNK, false, dr, (dv, 1), ut, CHUNK);
-    triangle_gradients(t.w, wy.decay, wy.kk, wy.l, x, out.dw, dlg, s);
+    triangle_gradients(t.w, wy.decay, wy.kk, wy.minus_l, x, out.dw, dlg, s);
     // x holds X now: dK += (X + Xᵀ) K
     product([n, n, f], out.dk, f, true, x, (CHUNK, 1), t.k, f);
     product([n, n, f], out.dk, f, true, x, (1, CHUNK), t.k, f);
@@ -141,65 +143,90 @@ pub(crate) fn backward(t: &Tokens, f: usize, dv: usize, m: &[f32], g: &mut [f32]
     }
 }
 
+/// Rows that a substitution takes together; what they owe to the others is a product.
+const BLOCK: usize = 16;
+
+/// `x [n, Dv] ← (I + L)⁻¹ x`.
+fn substitute(n: usize, dv: usize, minus_l: &[f32], x: &mut [f32]) {
+    for i in (0..n).step_by(BLOCK) {
+        let rows = BLOCK.min(n - i);
+        let (done, block) = x.split_at_mut(i * dv);
+        product([rows, i, dv], block, dv, true, &minus_l[i * CHUNK..], (CHUNK, 1), done, dv);
+        substitute_block(rows, dv, &minus_l[i * CHUNK + i..], block);
+    }
+}
+
+/// `x [n, Dv] ← (I + L)⁻ᵀ x`.
+fn substitute_back(n: usize, dv: usize, minus_l: &[f32], x: &mut [f32]) {
+    for i in (0..n).step_by(BLOCK).rev() {
+        let rows = BLOCK.min(n - i);
+        let (head, done) = x.split_at_mut((i + rows) * dv);
+        let block = &mut head[i * dv..];
+        if i + rows < n {
+            let owed = &minus_l[(i + rows) * CHUNK + i..];
+            product([rows, n - i - rows, dv], block, dv, true, owed, (1, CHUNK), done, dv);
+        }
+        substitute_back_block(rows, dv, &minus_l[i * CHUNK + i..], block);
+    }
+}
+
 crate::simd! {
 fn inner(x: &[f32], y: &[f32]) -> f32 {
     dot(x, y)
 }
-fn triangles(lg: &[f32], w: &[f32], g: &mut [f32], rest: &mut [f32], wg: &mut [f32], kk: &mut [f32], decay: &mut [f32], l: &mut [f32]) {
+fn triangles(lg: &[f32], w: &[f32], g: &mut [f32], rest: &mut [f32], wg: &mut [f32], kk: &mut [f32], decay: &mut [f32], minus_l: &mut [f32]) {
     let n = lg.len();
     for i in 0..n {
         g[i] = exp(lg[i]);
         rest[i] = exp(lg[n - 1] - lg[i]);
         wg[i] = w[i] * g[i];
         let row = i * CHUNK..i * CHUNK + n;
-        let (kk, decay, l) = (&mut kk[row.clone()], &mut decay[row.clone()], &mut l[row]);
+        let (kk, decay, l) = (&mut kk[row.clone()], &mut decay[row.clone()], &mut minus_l[row]);
         for j in 0..n {
             // ratios as one exponential: both products may have underflowed
             decay[j] = if j < i { exp(lg[i] - lg[j]) } else { 0.0 };
             kk[j] *= decay[j];
-            l[j] = w[i] * kk[j];
+            l[j] = -w[i] * kk[j];
         }
     }
 }
-/// U of (7) by forward substitution.
-fn substitute(v: &[f32], stride: usize, dv: usize, w: &[f32], wg: &[f32], l: &[f32], km: &[f32], u: &mut [f32]) {
+/// R of (7).
+fn right_side(v: &[f32], stride: usize, dv: usize, w: &[f32], wg: &[f32], km: &[f32], out: &mut [f32]) {
     for i in 0..w.len() {
-        let (done, row) = u.split_at_mut(i * dv);
-        let row = &mut row[..dv];
-        for (j, x) in row.iter_mut().enumerate() {
-            *x = w[i] * v[i * stride + j] - wg[i] * km[i * dv + j];
-        }
-        for (u, l) in done.chunks_exact(dv).zip(&l[i * CHUNK..]) {
-            for (x, u) in row.iter_mut().zip(u) {
-                *x -= l * u;
-            }
+        let (v, km) = (&v[i * stride..i * stride + dv], &km[i * dv..(i + 1) * dv]);
+        lanes::update2(&mut out[i * dv..(i + 1) * dv], v, km, |_, v, km| w[i] * v - wg[i] * km);
+    }
+}
+/// `x ← (I + L)⁻¹ x` inside one block.
+fn substitute_block(rows: usize, dv: usize, minus_l: &[f32], x: &mut [f32]) {
+    for i in 1..rows {
+        let (done, row) = x.split_at_mut(i * dv);
+        for (u, &l) in done.chunks_exact(dv).zip(&minus_l[i * CHUNK..]) {
+            lanes::update(&mut row[..dv], u, |x, u| u.mul_add(l, x));
         }
     }
 }
-/// `x ← (I + L)⁻ᵀ x`.
-fn substitute_back(n: usize, dv: usize, l: &[f32], x: &mut [f32]) {
-    for i in (0..n).rev() {
-        let (head, tail) = x.split_at_mut((i + 1) * dv);
-        let row = &mut head[i * dv..];
-        for (m, r) in tail[..(n - 1 - i) * dv].chunks_exact(dv).enumerate() {
-            let l = l[(i + 1 + m) * CHUNK + i];
-            for (x, r) in row.iter_mut().zip(r) {
-                *x -= l * r;
-            }
+/// `x ← (I + L)⁻ᵀ x` inside one block.
+fn substitute_back_block(rows: usize, dv: usize, minus_l: &[f32], x: &mut [f32]) {
+    for i in (0..rows).rev() {
+        let (row, done) = x[i * dv..rows * dv].split_at_mut(dv);
+        for (m, r) in done.chunks_exact(dv).enumerate() {
+            let l = minus_l[(i + 1 + m) * CHUNK + i];
+            lanes::update(row, r, |x, r| r.mul_add(l, x));
         }
     }
 }
 /// x = dR Uᵀ becomes X; dw = Σ_j dL_ij g_i/g_j <k_i, k_j>; dlg += rowsum(dL L) − colsum(dL L).
-fn triangle_gradients(w: &[f32], decay: &[f32], kk: &[f32], l: &[f32], x: &mut [f32], dw: &mut [f32], dlg: &mut [f32], columns: &mut [f32]) {
+fn triangle_gradients(w: &[f32], decay: &[f32], kk: &[f32], minus_l: &[f32], x: &mut [f32], dw: &mut [f32], dlg: &mut [f32], columns: &mut [f32]) {
     let n = w.len();
     columns[..n].fill(0.0);
     for i in 0..n {
         let row = i * CHUNK..i * CHUNK + n;
-        let (decay, kk, l, x) = (&decay[row.clone()], &kk[row.clone()], &l[row.clone()], &mut x[row]);
+        let (decay, kk, l, x) = (&decay[row.clone()], &kk[row.clone()], &minus_l[row.clone()], &mut x[row]);
         dw[i] = -dot(x, kk);
-        dlg[i] -= dot(x, l);
+        dlg[i] += dot(x, l);
         for j in 0..n {
-            columns[j] -= x[j] * l[j];
+            columns[j] += x[j] * l[j];
             x[j] *= -w[i] * decay[j];
         }
     }
@@ -215,11 +242,8 @@ fn rest_gradients(v: &[f32], stride: usize, dv: usize, w: &[f32], g: &[f32], wg:
         let along = dot(dr, km);
         dw[i] += dot(dr, v) - g[i] * along;
         dlg[i] -= wg[i] * along;
-        let (out, tmp) = (&mut out[row.clone()], &mut tmp[row]);
-        for j in 0..dv {
-            out[j] = w[i] * dr[j];
-            tmp[j] = -wg[i] * dr[j];
-        }
+        lanes::map(&mut out[row.clone()], dr, |dr| w[i] * dr);
+        lanes::map(&mut tmp[row], dr, |dr| -wg[i] * dr);
     }
 }
 }

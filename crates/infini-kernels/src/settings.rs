@@ -8,7 +8,7 @@ pub enum Rule {
     /// (5), the paper's (9): what the memory already answers is subtracted from `v`; every token of
     /// a segment uses the state before the segment.
     Delta,
-    /// (6), [ext]: token by token with decay `a` and normalised keys; no normaliser `z`, no `c`.
+    /// (6), an extension: token by token with decay `a` and normalised keys; no normaliser `z`, no `c`.
     SeqDelta,
 }
 
