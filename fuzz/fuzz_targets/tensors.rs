@@ -25,6 +25,7 @@ fuzz_target!(|data: &[u8]| {
             | TensorError::TooManyTensors { .. }
             | TensorError::TooManyDims { .. }
             | TensorError::NameTooLong { .. }
+            | TensorError::TooMuchText { .. }
             | TensorError::UnknownDtype { .. },
         ) => {}
         // A sum of sizes above 64 bits, at which the crate panics under overflow checks.

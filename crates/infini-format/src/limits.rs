@@ -27,6 +27,9 @@ pub const NAME_BYTES: usize = 256;
 /// [`TENSOR_COUNT`] tensors with [`Limits::dims`] dimensions each has 74 thousand.
 pub const HEADER_VALUES: usize = 1 << 17;
 
+/// Most text in a header, names and `__metadata__` together, in bytes: texts are held twice while a file is parsed.
+pub const TEXT_BYTES: usize = 16 << 20;
+
 /// Largest manifest of a checkpoint folder, in bytes.
 pub const MANIFEST_BYTES: u64 = 1 << 20;
 

@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use safetensors::tensor::Metadata;
-use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 pub use values::{Dtype, Tensor, TensorView};
 pub(crate) use write::Plan;
@@ -66,10 +66,8 @@ impl TensorFile {
         let header = header_range(&bytes, limits.header_bytes)?;
         let text = std::str::from_utf8(&bytes[header.clone()])
             .map_err(|e| TensorError::HeaderNotText { offset: header.start + e.valid_up_to() })?;
-        // Counted before the crate's parser may allocate for it.
-        if count_values(text.as_bytes(), limits::HEADER_VALUES) > limits::HEADER_VALUES {
-            return Err(TensorError::TooManyValues { max: limits::HEADER_VALUES });
-        }
+        // Before the crate's parser allocates for it.
+        check_amount(text.as_bytes())?;
         let parsed: Metadata =
             serde_json::from_str(text).map_err(|e| TensorError::HeaderMalformed { why: e.to_string() })?;
         // Not `SafeTensors::deserialize`, whose sum of these three can overflow.
@@ -92,7 +90,7 @@ impl TensorFile {
             let range = data + info.data_offsets.0..data + info.data_offsets.1;
             index.insert(name, Entry { dtype, shape: info.shape.clone(), range });
         }
-        let metadata = texts(&parsed);
+        let metadata = parsed.metadata().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect();
         Ok(TensorFile { metadata, bytes, header, index })
     }
 
@@ -175,32 +173,41 @@ fn check_name_and_shape(name: &str, shape: &[usize], limits: &Limits) -> Result<
     Ok(())
 }
 
-fn texts(parsed: &Metadata) -> BTreeMap<String, String> {
-    parsed.metadata().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect()
+/// Bounds the JSON values of a header and the length of its texts, and with them what parsing it can allocate; itself
+/// it holds one text at a time. A syntax error ends the count: the real parser will stop there too, and name it.
+fn check_amount(header: &[u8]) -> Result<(), TensorError> {
+    let mut amount = Amount { values: 0, text: 0 };
+    // An error is a bound, which the amount shows, or a syntax error.
+    let _ = Counter(&mut amount).deserialize(&mut serde_json::Deserializer::from_slice(header));
+    match amount {
+        Amount { values, .. } if values > limits::HEADER_VALUES => {
+            Err(TensorError::TooManyValues { max: limits::HEADER_VALUES })
+        }
+        Amount { text, .. } if text > limits::TEXT_BYTES => Err(TensorError::TooMuchText { max: limits::TEXT_BYTES }),
+        _ => Ok(()),
+    }
 }
 
-/// The number of values in a JSON text, keys included: all of them, or those before the first syntax error, or
-/// `max + 1` when there are more. Allocates nothing that grows with the text.
-fn count_values(text: &[u8], max: usize) -> usize {
-    let mut count = 0;
-    // An error is either the bound, which the count shows, or a syntax error, which the real parser will name.
-    let _ = Counter { count: &mut count, max }.deserialize(&mut serde_json::Deserializer::from_slice(text));
-    count
+struct Amount {
+    values: usize,
+    text: usize,
 }
 
-struct Counter<'a> {
-    count: &'a mut usize,
-    max: usize,
-}
+struct Counter<'a>(&'a mut Amount);
 
 impl Counter<'_> {
-    fn one<E: serde::de::Error>(&mut self) -> Result<(), E> {
-        *self.count += 1;
-        if *self.count > self.max { Err(E::custom("too many values")) } else { Ok(()) }
+    /// Counts a value with `text` bytes of text.
+    fn add<E: serde::de::Error>(&mut self, text: usize) -> Result<(), E> {
+        self.0.values += 1;
+        self.0.text += text;
+        if self.0.values > limits::HEADER_VALUES || self.0.text > limits::TEXT_BYTES {
+            return Err(E::custom("over a limit"));
+        }
+        Ok(())
     }
 
     fn next(&mut self) -> Counter<'_> {
-        Counter { count: self.count, max: self.max }
+        Counter(self.0)
     }
 }
 
@@ -220,37 +227,37 @@ impl<'de> Visitor<'de> for Counter<'_> {
     }
 
     fn visit_bool<E: serde::de::Error>(mut self, _: bool) -> Result<(), E> {
-        self.one()
+        self.add(0)
     }
 
     fn visit_i64<E: serde::de::Error>(mut self, _: i64) -> Result<(), E> {
-        self.one()
+        self.add(0)
     }
 
     fn visit_u64<E: serde::de::Error>(mut self, _: u64) -> Result<(), E> {
-        self.one()
+        self.add(0)
     }
 
     fn visit_f64<E: serde::de::Error>(mut self, _: f64) -> Result<(), E> {
-        self.one()
+        self.add(0)
     }
 
-    fn visit_str<E: serde::de::Error>(mut self, _: &str) -> Result<(), E> {
-        self.one()
+    fn visit_str<E: serde::de::Error>(mut self, text: &str) -> Result<(), E> {
+        self.add(text.len())
     }
 
     fn visit_unit<E: serde::de::Error>(mut self) -> Result<(), E> {
-        self.one()
+        self.add(0)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<(), A::Error> {
-        self.one().map_err(A::Error::custom::<A::Error>)?;
+        self.add(0)?;
         while seq.next_element_seed(self.next())?.is_some() {}
         Ok(())
     }
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
-        self.one().map_err(A::Error::custom::<A::Error>)?;
+        self.add(0)?;
         while map.next_key_seed(self.next())?.is_some() {
             map.next_value_seed(self.next())?;
         }
@@ -282,6 +289,8 @@ pub enum TensorError {
     TooManyDims { name: String, dims: usize, max: usize },
     /// A name is longer than the limit.
     NameTooLong { start: String, len: usize, max: usize },
+    /// The texts of the header are together longer than the limit.
+    TooMuchText { max: usize },
     /// An element type that is not one of [`Dtype`].
     UnknownDtype { name: String, dtype: String },
     /// No tensor has this name.
@@ -314,6 +323,7 @@ impl Explain for TensorError {
             NameTooLong { start, len, max } => {
                 format!("tensor name `{start}…` has {len} bytes, at most {max} are allowed")
             }
+            TooMuchText { max } => format!("header with more than {max} bytes of text"),
             UnknownDtype { name, dtype } => format!("tensor `{name}` has elements of type {dtype}"),
             Absent { name } => format!("there is no tensor `{name}`"),
             WrongDtype { found, wanted } => format!("elements are {found:?}, not {wanted}"),
@@ -331,9 +341,11 @@ impl Explain for TensorError {
             HeaderTooLarge { .. } | HeaderNotText { .. } | HeaderMalformed { .. } => {
                 "check that it is a safetensors file, and copy or download it again"
             }
-            TooManyValues { .. } | TooManyTensors { .. } | TooManyDims { .. } | NameTooLong { .. } => {
-                "check that it is the file you meant"
-            }
+            TooManyValues { .. }
+            | TooManyTensors { .. }
+            | TooManyDims { .. }
+            | NameTooLong { .. }
+            | TooMuchText { .. } => "check that it is the file you meant",
             UnknownDtype { .. } => "convert it to F32, F16, BF16, F64, I64, I32 or U8",
             Absent { .. } => "check that the file belongs to this model",
             WrongDtype { .. } => "convert the tensor",

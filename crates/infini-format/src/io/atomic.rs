@@ -244,18 +244,20 @@ mod tests {
         assert_eq!(names(dir.path()), ["a"]);
     }
 
+    /// Holders come and go, each removing the sibling that others are about to lock.
     #[test]
     fn never_two_holders() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
-        let (holders, taken) = (AtomicU64::new(0), AtomicU64::new(0));
+        let (holders, taken, together) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
         std::thread::scope(|scope| {
-            for _ in 0..4 {
+            for _ in 0..8 {
                 scope.spawn(|| {
-                    for _ in 0..2_000 {
+                    for _ in 0..500 {
                         if let Ok(_lock) = Lock::acquire(&path) {
-                            assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0);
+                            together.fetch_add(holders.fetch_add(1, Ordering::SeqCst), Ordering::SeqCst);
                             taken.fetch_add(1, Ordering::SeqCst);
+                            std::thread::sleep(std::time::Duration::from_micros(100));
                             holders.fetch_sub(1, Ordering::SeqCst);
                         }
                     }
@@ -263,6 +265,7 @@ mod tests {
             }
         });
         assert!(taken.into_inner() > 0);
+        assert_eq!(together.into_inner(), 0);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
 use super::values::elements;
-use super::{Dtype, PREFIX, TensorError, TensorView, check_name_and_shape, count_values};
+use super::{Dtype, PREFIX, TensorError, TensorView, check_amount, check_name_and_shape};
 use crate::io::{Io, atomic_write_with};
 use crate::limits::{self, Limits};
 use crate::{At, Explain};
@@ -110,10 +110,7 @@ fn check(tensors: &[(&str, TensorView<'_>)], header: &[u8], limits: &Limits) -> 
     if header.len() > limits.header_bytes {
         return Err(TensorError::HeaderTooLarge { len: header.len() as u64, max: limits.header_bytes });
     }
-    if count_values(header, limits::HEADER_VALUES) > limits::HEADER_VALUES {
-        return Err(TensorError::TooManyValues { max: limits::HEADER_VALUES });
-    }
-    Ok(())
+    check_amount(header)
 }
 
 const METADATA: &str = "__metadata__";
@@ -149,5 +146,25 @@ impl Serialize for Header<'_> {
             start = end;
         }
         map.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensors::Tensor;
+
+    #[test]
+    fn the_order_of_the_caller_does_not_matter_and_all_elements_are_aligned() {
+        let byte = Tensor::u8(&[3], &[1, 2, 3]).unwrap();
+        let (double, single) = (Tensor::f64(&[1], &[1.0]).unwrap(), Tensor::f32(&[1], &[1.0]).unwrap());
+        let mut tensors = [("a", byte.view()), ("b", single.view()), ("c", double.view()), ("d", single.view())];
+        let texts = BTreeMap::from([("k".into(), "v".into())]);
+        let bytes = serialize(&tensors, &texts).unwrap();
+        tensors.reverse();
+        assert_eq!(serialize(&tensors, &texts).unwrap(), bytes);
+        let header = r#"{"__metadata__":{"k":"v"},"c":{"dtype":"F64","shape":[1],"data_offsets":[0,8]},"b":"#;
+        assert!(bytes[PREFIX..].starts_with(header.as_bytes()), "{}", String::from_utf8_lossy(&bytes));
+        assert_eq!((bytes.len() - 19) % PREFIX, 0, "the data begin at a multiple of eight");
     }
 }

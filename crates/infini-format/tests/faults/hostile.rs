@@ -121,7 +121,6 @@ fn r9_malformed_safetensors() {
     let config = Config { cases: cases(20_000, 3_000_000) as u32, failure_persistence: None, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
     let count = std::cell::RefCell::new(Count::default());
-    let quiet = Quiet::new();
     runner.run(&mutated(), |bytes| agree(&mut count.borrow_mut(), &bytes)).unwrap();
     let mut count = count.into_inner();
 
@@ -132,7 +131,6 @@ fn r9_malformed_safetensors() {
         bad[bit / 8] ^= 1 << (bit % 8);
         agree(&mut count, &bad).unwrap();
     }
-    drop(quiet);
     count.print("R9 malformed safetensors (lost = disagreements with the safetensors crate)");
     let accepted = count.run - count.refused;
     assert!(accepted > count.run / 10 && count.refused > count.run / 4, "{count:?}");
@@ -159,22 +157,6 @@ fn deep_nesting_is_refused() {
         let header = format!(r#"{{"a":{}"#, open.repeat(100_000));
         let error = TensorFile::parse(file(&header, 0)).unwrap_err();
         assert!(matches!(error, TensorError::HeaderMalformed { .. }), "{error}");
-    }
-}
-
-/// The oracle's own panics are not worth a message each.
-struct Quiet;
-
-impl Quiet {
-    fn new() -> Quiet {
-        std::panic::set_hook(Box::new(|_| {}));
-        Quiet
-    }
-}
-
-impl Drop for Quiet {
-    fn drop(&mut self) {
-        drop(std::panic::take_hook());
     }
 }
 
@@ -285,12 +267,10 @@ fn seeds_of_the_fuzzer() {
         let files = std::fs::read_dir(seeds.join(target)).unwrap();
         files.map(|file| std::fs::read(file.unwrap().path()).unwrap()).collect()
     };
-    let quiet = Quiet::new();
     let mut count = Count::default();
     let (tensors, memories) = (read("tensors"), read("memory"));
     tensors.iter().for_each(|bytes| agree(&mut count, bytes).unwrap());
     memories.iter().for_each(|bytes| drop(count.read(|| decode(bytes.clone()))));
-    drop(quiet);
     count.print("R9, R11 seeds of the fuzzer");
     assert!(tensors.len() > 3 && !memories.is_empty());
     assert!(count.panicked == 0 && count.refused > 0 && count.refused < count.run);

@@ -97,6 +97,17 @@ fn values_in_a_header() {
 }
 
 #[test]
+fn bytes_of_texts() {
+    let beside = "__metadata__".len() + "k".len();
+    let header = |n: usize| format!(r#"{{"__metadata__":{{"k":"{}"}}}}"#, "a".repeat(n - beside));
+    assert!(parse(&header(TEXT_BYTES), 0).is_ok());
+    assert!(matches!(parse(&header(TEXT_BYTES + 1), 0), Err(TensorError::TooMuchText { .. })));
+    let texts = |n: usize| BTreeMap::from([("k".into(), "a".repeat(n - beside))]);
+    assert!(serialize(&[], &texts(TEXT_BYTES)).is_ok());
+    assert!(matches!(serialize(&[], &texts(TEXT_BYTES + 1)), Err(TensorError::TooMuchText { .. })));
+}
+
+#[test]
 fn bytes_of_a_header() {
     // The number alone decides: nothing is allocated for it.
     let claim = |n: usize| TensorFile::parse((n as u64).to_le_bytes().to_vec()).unwrap_err();
@@ -161,5 +172,5 @@ fn parts_of_a_checkpoint() {
     let name = format!("step-1.2.{}", "a".repeat(PART_NAME));
     std::fs::File::options().write(true).open(dir.path().join(name)).unwrap().set_len(PART_BYTES + 1).unwrap();
     let warning = checkpoint::load(&RealIo, dir.path()).unwrap().unwrap().warning.unwrap();
-    assert!(warning.contains("larger than"), "{warning}");
+    assert!(warning.contains("larger than 1 bytes"), "{warning}");
 }
