@@ -198,6 +198,81 @@ const AFTER_KEY: [&str; 7] = [
     " It will be needed later.",
     " Tell no one.",
 ];
+/// Parts of trained key sentences that are put together: who tells it,
+const TELLERS: [&str; 28] = [
+    "I was told that",
+    "She knew that",
+    "They agreed that",
+    "The sign says that",
+    "It seems that",
+    "My father said that",
+    "We all know that",
+    "The guard shouted that",
+    "You must believe that",
+    "Let it be known that",
+    "There is no doubt that",
+    "The captain wrote that",
+    "He remembered that",
+    "It turned out that",
+    "The note says that",
+    "Everyone here knows that",
+    "I can tell you that",
+    "The old man swore that",
+    "We found out that",
+    "They say that",
+    "The papers show that",
+    "Mind that",
+    "I am sure that",
+    "It was announced that",
+    "Bear in mind that",
+    "The clerk told us that",
+    "One of them said that",
+    "Be aware that",
+];
+/// how the name is said of the number,
+const NAMED_FIRST: [&str; 20] = [
+    "is",
+    "was",
+    "has been set to",
+    "turned out to be",
+    "remains",
+    "stays",
+    "has become",
+    "must be",
+    "can only be",
+    "is written as",
+    "happens to be",
+    "is given as",
+    "is known to be",
+    "is and will be",
+    "is still",
+    "is once more",
+    "is simply",
+    "had to be",
+    "goes like this:",
+    "is, as before,",
+];
+/// and how the number of the name.
+const NUMBER_FIRST: [&str; 18] = [
+    "is",
+    "was",
+    "remains",
+    "became",
+    "serves as",
+    "counts as",
+    "stands for",
+    "works as",
+    "acts as",
+    "is now",
+    "has been made",
+    "is known as",
+    "is and stays",
+    "will do as",
+    "has always been",
+    "was chosen as",
+    "is, once again,",
+    "was agreed on as",
+];
 /// What may come before a trained question,
 const BEFORE_QUESTION: [&str; 7] =
     ["Question: ", "Quiz: ", "Now, ", "Here is the question. ", "So, ", "Think back. ", "One more thing: "];
@@ -302,6 +377,10 @@ pub fn noun(rng: &mut ChaCha8Rng, split: Split) -> &'static str {
 
 /// A key sentence with a blank before it.
 pub fn key(rng: &mut ChaCha8Rng, split: Split, noun: &str, owner: Option<&str>, digits: &str) -> String {
+    if split == Split::Trained && rng.random_bool(0.5) {
+        let text = composed(rng);
+        return fill(rng, &text, noun, owner, digits);
+    }
     let (any, owned) = (split.of(KEYS), split.of(OWNED_KEYS));
     let n = any.len() + if owner.is_some() { owned.len() } else { 0 };
     let i = rng.random_range(0..n);
@@ -316,6 +395,23 @@ pub fn key(rng: &mut ChaCha8Rng, split: Split, noun: &str, owner: Option<&str>, 
         }
     }
     fill(rng, &text, noun, owner, digits)
+}
+
+/// A key sentence out of parts: some ten thousand of them.
+fn composed(rng: &mut ChaCha8Rng) -> String {
+    let article = one_of(rng, &["the", "the", "the", "our", "your", "this"]);
+    let core = match rng.random_range(0..4) {
+        0 | 1 => format!("{article} {{n}}{{o}} {} {{k}}", one_of(rng, &NAMED_FIRST)),
+        2 => format!("{{k}} {} {article} {{n}}{{o}}", one_of(rng, &NUMBER_FIRST)),
+        _ => format!("{{k}} and nothing else {} {article} {{n}}{{o}}", one_of(rng, &NUMBER_FIRST)),
+    };
+    let before = match rng.random_range(0..3) {
+        0 => String::new(),
+        1 => one_of(rng, &BEFORE_KEY).to_owned(),
+        _ => format!("{} ", one_of(rng, &TELLERS)),
+    };
+    let after = if rng.random_bool(0.25) { one_of(rng, &AFTER_KEY) } else { "" };
+    format!("{before}{core}.{after}")
 }
 
 /// A trained key sentence without its beginning, number first: to stand after any words.
@@ -364,6 +460,7 @@ fn fill(rng: &mut ChaCha8Rng, wording: &str, noun: &str, owner: Option<&str>, di
 pub fn examples(rng: &mut ChaCha8Rng) -> Vec<String> {
     let mut texts = vec![INTRO.to_owned(), KEY.replace("{k}", "12345"), QUESTION.to_owned(), answer(None)];
     let around = BEFORE_KEY.iter().chain(&AFTER_KEY).chain(&BEFORE_QUESTION).chain(&LEADS).chain(&KEY_FIRST);
+    let around = around.chain(&TELLERS).chain(&NAMED_FIRST).chain(&NUMBER_FIRST);
     texts.extend(around.map(|t| t.replace("{n}", "pass key").replace("{o}", "")));
     for noun in NOUNS.0 {
         for wording in KEYS.0.iter().chain(OWNED_KEYS.0).chain(QUESTIONS.0) {
