@@ -1,100 +1,14 @@
 //! The command as its users meet it: on a tiny model with random weights, so quickly and without recall.
 
+mod common;
+
 use std::fs;
 use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
-use infini::config::{Activation, Attention, InfiniConfig, ModelConfig};
-use infini::text::Tokenizer;
-use infini::{Weights, folder};
-use infini_format::tensors::Dtype;
+use common::{Home, TEXT, TRAIN, has, text};
 use serde_json::Value;
-use tempfile::TempDir;
-
-const TEXT: &str =
-    "The pass key is 48213. Remember it. The grass is green. The sky is blue. Here we go, there and back again.\n";
-
-/// A folder with `models/passkey` in it, in which commands run.
-struct Home(TempDir);
-
-impl Home {
-    fn new() -> Home {
-        let home = Home(tempfile::tempdir().unwrap());
-        let tokenizer = Tokenizer::train(std::iter::once(TEXT.repeat(20)), 300).unwrap();
-        let config = ModelConfig {
-            vocab_size: 300,
-            hidden_size: 16,
-            num_hidden_layers: 2,
-            num_attention_heads: 2,
-            num_key_value_heads: 0,
-            head_dim: 0,
-            intermediate_size: 32,
-            hidden_act: Activation::GeluMlp,
-            rope_theta: 1e4,
-            rms_norm_eps: 1e-6,
-            tie_word_embeddings: true,
-            attention: Attention::Infini,
-            infini: InfiniConfig { segment_len: 16, ..InfiniConfig::preset("selective-linear").unwrap() },
-        };
-        let weights = Weights::init(&config, 1);
-        folder::save(&home.path("models/passkey"), &config, &weights, &tokenizer.to_json(), Dtype::F32).unwrap();
-        home
-    }
-
-    fn path(&self, name: &str) -> std::path::PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        fs::write(self.path(name), text).unwrap();
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_infini"));
-        command.current_dir(self.0.path()).args(["--threads", "1"]).args(arguments);
-        command.env_remove("INFINI_MODELS").env_remove("INFINI_SIMD");
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().unwrap()
-    }
-
-    /// Runs a command that must succeed; what it printed.
-    fn ok(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", text(&output.stderr));
-        text(&output.stdout)
-    }
-
-    /// Runs a command that must end with `code`; what it complained.
-    fn fails(&self, code: i32, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        let complaint = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {complaint}");
-        assert!(!complaint.contains("panicked"), "{complaint}");
-        complaint
-    }
-
-    fn json(&self, arguments: &[&str], code: i32) -> Value {
-        let output = self.run(&[arguments, &["--json", "-"]].concat());
-        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", text(&output.stderr));
-        let value: Value = serde_json::from_slice(&output.stdout).expect("stdout is JSON and nothing else");
-        assert_eq!(value["schema"], 1, "{arguments:?}");
-        value
-    }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
-}
-
-fn has(value: &Value, keys: &[&str]) {
-    for key in keys {
-        assert!(value.get(key).is_some(), "{key} is missing: {value}");
-    }
-}
 
 const COMMANDS: [&str; 12] =
     ["demo", "train", "eval", "read", "ask", "memory", "inspect", "check", "bench", "tokenizer", "completions", "man"];
@@ -292,30 +206,6 @@ fn demo_and_eval_report_what_was_asked() {
     let mqar = home.json(&["eval", "mqar", "--model", "models/passkey", "--lengths", "64", "--samples", "2"], 0);
     assert_eq!(mqar["rows"].as_array().unwrap().len(), 1);
 }
-
-const TRAIN: &str = r#"
-[model]
-vocab_size = 300
-hidden_size = 16
-num_hidden_layers = 2
-num_attention_heads = 2
-intermediate_size = 32
-hidden_act = "gelu_mlp"
-[infini]
-preset = "selective-linear"
-segment_len = 16
-[data]
-task = "passkey"
-filler = { paper = 1 }
-tokenizer = "models/passkey/tokenizer.json"
-[train]
-steps = 4
-batch = 2
-tokens = 320
-hold = 1.0
-checkpoint_every = 2
-log_every = 1
-"#;
 
 #[test]
 fn a_run_is_trained_stopped_and_gone_on_with() {
