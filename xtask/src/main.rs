@@ -51,14 +51,14 @@ enum Task {
 fn main() -> Result<()> {
     match Cli::parse().task {
         Task::Ci => run(Command::new(root().join(".ci/run"))),
-        Task::Golden => run(cargo(&["run", "--package", "infini-cli", "--", "check", "golden"])),
+        Task::Golden => run(cargo(&["run", "--release", "--", "check", "golden"])),
         Task::Faults { long } => faults::run(long),
         Task::Fuzz { seconds, target } => fuzz(seconds, target),
         Task::Docs => {
             let mut doc = cargo(&["doc", "--workspace", "--no-deps"]);
             doc.env("RUSTDOCFLAGS", "-Dwarnings");
             run(doc)?;
-            run(cargo(&["run", "--package", "infini-cli", "--", "man", "--out", "target/man"]))
+            run(cargo(&["run", "--release", "--", "man", "--out", "target/man"]))
         }
         Task::Queue(args) => queue::run(&args),
         Task::Peers { arguments } => {
