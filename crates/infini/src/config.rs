@@ -207,12 +207,7 @@ impl InfiniConfig {
             "paper-linear" => Ok(paper),
             "paper-delta" => Ok(InfiniConfig { rule: RuleName::Delta, ..paper }),
             "selective-linear" => Ok(selective),
-            "selective-delta" => Ok(InfiniConfig {
-                rule: RuleName::Delta,
-                layers: Layers::Named(LayersName::All),
-                mix: MixName::Token,
-                ..selective
-            }),
+            "selective-delta" => Ok(InfiniConfig { rule: RuleName::Delta, ..selective }),
             _ => Err(Error::unknown("preset", name, PRESETS)),
         }
     }
@@ -552,7 +547,8 @@ mod tests {
     #[test]
     fn hostile_numbers_are_refused_by_name() {
         for n in [0, usize::MAX, 1 << 63] {
-            for field in ["vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"] {
+            for field in ["vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"]
+            {
                 let mut j = serde_json::to_value(recipe()).unwrap();
                 j[field] = n.into();
                 let c: ModelConfig = serde_json::from_value(j).unwrap();
