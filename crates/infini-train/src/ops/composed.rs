@@ -59,7 +59,7 @@ pub fn softplus<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 pub fn conv(x: Tensor<2>, c: Tensor<2>, t: &Tokens) -> Tensor<2> {
     let ([n, d], [width, _]) = (x.dims(), c.dims());
     let x3 = x.clone().reshape([t.batch, t.len, d]);
-    let mut y = x * c.clone().slice([0..1]).reshape([1, d]);
+    let mut y = x * c.clone().narrow(0, 0, 1).reshape([1, d]);
     for j in 1..width.min(t.len) {
         let head = Tensor::zeros([t.batch, j, d], (&x3.device(), x3.dtype()));
         let shifted = Tensor::cat(vec![head, x3.clone().slice([0..t.batch, 0..t.len - j])], 1).reshape([n, d]);
@@ -70,7 +70,7 @@ pub fn conv(x: Tensor<2>, c: Tensor<2>, t: &Tokens) -> Tensor<2> {
                 shifted.mask_fill(mask([n, 1], other, &y).expand([n, d]), 0.0)
             }
         };
-        y = y + shifted * c.clone().slice([j..j + 1]).reshape([1, d]);
+        y = y + shifted * c.clone().narrow(0, j, 1).reshape([1, d]);
     }
     y
 }

@@ -1,6 +1,8 @@
 //! The kernels as differentiable operations on the CPU backend: buffers are borrowed, results moved in,
 //! nothing is copied but strided views.
 
+use std::cell::Cell;
+
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::NoCheckpointing};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
@@ -50,6 +52,19 @@ pub(super) fn zeros(n: usize) -> Vec<f32> {
     vec![0.0; n]
 }
 
+/// Lends `f` floats of this thread that hold anything. They are taken, not borrowed: a kernel that waits for
+/// others may run another operation on the same thread, which then gets its own.
+pub(super) fn with_scratch<T>(n: usize, f: impl FnOnce(&mut [f32]) -> T) -> T {
+    thread_local! { static SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) } }
+    let mut scratch = SCRATCH.take();
+    if scratch.len() < n {
+        scratch.resize(n, 0.0);
+    }
+    let result = f(&mut scratch[..n]);
+    SCRATCH.set(scratch);
+    result
+}
+
 /// Ends an operation: `$op` prepared with the `$nodes`, its `$state` kept if anything is tracked.
 macro_rules! finish {
     ($op:expr, $nodes:expr, $state:expr, $out:expr) => {
@@ -74,8 +89,9 @@ impl Backward<Flex, 2> for RmsNorm {
         let (x, g, inv) = &ops.state;
         let (n, d) = (inv.len(), slice(g).len());
         let (mut dx, mut dg) = (zeros(n * d), zeros(d));
-        let mut scratch = zeros(norm::rms_backward_scratch(n, d));
-        norm::rms_backward(slice(x), slice(g), inv, slice(&dy), &mut dx, &mut dg, &mut scratch);
+        with_scratch(norm::rms_backward_scratch(n, d), |scratch| {
+            norm::rms_backward(slice(x), slice(g), inv, slice(&dy), &mut dx, &mut dg, scratch);
+        });
         let [nx, ng] = ops.parents;
         if let Some(node) = nx {
             grads.register::<Flex>(node.id, wrap(dx, [n, d]));
@@ -227,8 +243,10 @@ impl Backward<Flex, 2> for Conv {
         let dy = upstream(&ops, grads);
         let (x, c, shape, reset) = &ops.state;
         let (mut dx, mut dc) = (zeros(slice(x).len()), zeros(slice(c).len()));
-        let mut scratch = zeros(kernel_conv::backward_scratch(*shape));
-        kernel_conv::backward(*shape, slice(x), slice(c), reset.as_deref(), slice(&dy), &mut dx, &mut dc, &mut scratch);
+        with_scratch(kernel_conv::backward_scratch(*shape), |scratch| {
+            let reset = reset.as_deref();
+            kernel_conv::backward(*shape, slice(x), slice(c), reset, slice(&dy), &mut dx, &mut dc, scratch);
+        });
         let [nx, nc] = ops.parents;
         if let Some(node) = nx {
             grads.register::<Flex>(node.id, wrap(dx, [shape.b * shape.t, shape.d]));
@@ -300,9 +318,10 @@ pub fn cross_entropy(hidden: Tensor<2>, head: Tensor<2>, targets: &[u32], weight
     let ((hidden, nh), (head, nw)) = (parts(hidden), parts(head));
     let (mut losses, mut hits) = (zeros(n), vec![false; n]);
     let (mut dhidden, mut dhead) = (zeros(n * d), zeros(v * d));
-    let mut scratch = zeros(loss::scratch_len(n, d, v));
     let x = loss::Head { hidden: slice(&hidden), weight: slice(&head), targets, weights: Some(weights), d };
-    let value = loss::forward_backward(&x, &mut losses, Some(&mut hits), &mut dhidden, &mut dhead, false, &mut scratch);
+    let value = with_scratch(loss::scratch_len(n, d, v), |scratch| {
+        loss::forward_backward(&x, &mut losses, Some(&mut hits), &mut dhidden, &mut dhead, false, scratch)
+    });
     let state = (wrap(dhidden, [n, d]), wrap(dhead, [v, d]));
     let value = finish!(CrossEntropy, [nh, nw], state, wrap(vec![value], [1]));
     super::Loss { value, losses, hits }

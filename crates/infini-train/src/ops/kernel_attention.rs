@@ -1,10 +1,13 @@
 //! Attention kernels as differentiable operations: all segments, heads and rows in one.
 
+use std::cell::Cell;
+use std::sync::Arc;
+
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::NoCheckpointing};
 use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
 use burn::backend::{Autodiff, Flex};
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use burn_flex::FlexTensor;
 
 use infini_kernels::attention::{self, Grads, Inputs, Outputs, Saved, Upstream};
@@ -13,7 +16,7 @@ use infini_kernels::local::{self, Angles, Window};
 use infini_kernels::rope::{Table, frequencies};
 use infini_kernels::{Rope, Settings};
 
-use super::kernel::{finish, parts, slice, upstream, wrap, zeros};
+use super::kernel::{finish, parts, slice, upstream, with_scratch, wrap, zeros};
 use super::{AttentionInputs, HeadShape, Tokens};
 
 /// What both operations need to know again in the backward pass.
@@ -25,12 +28,25 @@ struct Frame {
     len: usize,
     value_width: usize,
     reset: Option<Vec<u8>>,
-    angles: Option<Table>,
+    angles: Option<Arc<Table>>,
+}
+
+/// The rotations of positions 0..len; layers and steps of one model ask for the same again and again.
+fn table(theta: f64, width: usize, len: usize) -> Arc<Table> {
+    type Last = Option<((u64, usize, usize), Arc<Table>)>;
+    thread_local! { static LAST: Cell<Last> = const { Cell::new(None) } }
+    let key = (theta.to_bits(), width, len);
+    let table = match LAST.take() {
+        Some((k, table)) if k == key => table,
+        _ => Arc::new(Table::new(&frequencies(theta, width), 0, len)),
+    };
+    LAST.set(Some((key, table.clone())));
+    table
 }
 
 impl Frame {
     fn new(s: &Settings, shape: HeadShape, v: &Tensor<2>, t: &Tokens) -> Self {
-        let angles = (s.rope != Rope::None).then(|| Table::new(&frequencies(s.theta, shape.width), 0, t.len));
+        let angles = (s.rope != Rope::None).then(|| table(s.theta, shape.width, t.len));
         let value_width = v.dims()[1] / shape.kv_heads;
         let reset = t.reset.map(<[u8]>::to_vec);
         Frame { settings: *s, shape, batch: t.batch, len: t.len, value_width, reset, angles }
@@ -85,7 +101,7 @@ struct AttentionState {
     frame: Frame,
     /// q, k, v, and the optional inputs that are there.
     inputs: [Option<FlexTensor>; 9],
-    saved: std::sync::Arc<Saved>,
+    saved: Arc<Saved>,
 }
 
 impl AttentionState {
@@ -123,7 +139,7 @@ impl Backward<Flex, 9> for Attention {
         let f = &state.frame;
         let HeadShape { heads, kv_heads, width } = f.shape;
         let x = state.inputs();
-        let mut scratch = zeros(attention::scratch_len(&f.settings, &x, rayon::current_num_threads()));
+        let scratch = attention::scratch_len(&f.settings, &x, rayon::current_num_threads());
         // inputs that are absent or untracked get no gradient
         let wanted = |i: usize| ops.parents[i].is_some() && state.inputs[i].is_some();
         let mut d: [Vec<f32>; 9] = std::array::from_fn(|i| match &state.inputs[i] {
@@ -146,7 +162,7 @@ impl Backward<Flex, 9> for Attention {
                 z0: None,
             };
             let up = Upstream { y: f.heads(slice(&dy), heads, f.value_width), m: None, z: None };
-            attention::backward(&f.settings, &x, &state.saved, &up, &mut g, &mut scratch);
+            with_scratch(scratch, |scratch| attention::backward(&f.settings, &x, &state.saved, &up, &mut g, scratch));
         }
         let [q, k, v, _] = f.columns();
         let n = f.rows();
@@ -170,57 +186,50 @@ impl Backward<Flex, 9> for Attention {
     }
 }
 
-fn optional(d: &mut Vec<f32>) -> Option<&mut [f32]> {
+fn optional(d: &mut [f32]) -> Option<&mut [f32]> {
     if d.is_empty() { None } else { Some(d) }
+}
+
+/// An input and its node. An operation has a fixed number of parents: an untracked dummy stands for what is absent.
+fn part<const D: usize>(x: Option<&Tensor<D>>, device: &Device) -> (Option<FlexTensor>, NodeGuard) {
+    match x {
+        Some(x) => {
+            let (buffer, node) = parts(x.clone());
+            (Some(buffer), node)
+        }
+        None => (None, parts(Tensor::<1>::zeros([1], device)).1),
+    }
 }
 
 pub fn attention(s: &Settings, shape: HeadShape, x: &AttentionInputs, t: &Tokens) -> Tensor<2> {
     let frame = Frame::new(s, shape, &x.v, t);
-    // an operation has a fixed number of parents: absent inputs are untracked dummies
-    let dummy = || Tensor::<1>::zeros([1], &x.q.device());
-    let present = [
-        true,
-        true,
-        true,
-        x.w.is_some(),
-        x.a.is_some(),
-        x.c.is_some(),
-        x.beta.is_some(),
-        x.gate.is_some(),
-        x.fmap.is_some(),
-    ];
-    fn part<const D: usize>(
-        x: &Option<Tensor<D>>,
-        dummy: impl Fn() -> Tensor<1>,
-    ) -> (FlexTensor, burn::backend::autodiff::ops::NodeGuard) {
-        x.clone().map_or_else(|| parts(dummy()), parts)
-    }
+    let device = x.q.device();
     let all = [
-        parts(x.q.clone()),
-        parts(x.k.clone()),
-        parts(x.v.clone()),
-        part(&x.w, dummy),
-        part(&x.a, dummy),
-        part(&x.c, dummy),
-        part(&x.beta, dummy),
-        part(&x.gate, dummy),
-        part(&x.fmap, dummy),
+        part(Some(&x.q), &device),
+        part(Some(&x.k), &device),
+        part(Some(&x.v), &device),
+        part(x.w.as_ref(), &device),
+        part(x.a.as_ref(), &device),
+        part(x.c.as_ref(), &device),
+        part(x.beta.as_ref(), &device),
+        part(x.gate.as_ref(), &device),
+        part(x.fmap.as_ref(), &device),
     ];
-    let (tensors, nodes): (Vec<_>, Vec<_>) = all.into_iter().unzip();
-    let inputs: Vec<_> = tensors.into_iter().zip(present).map(|(t, p)| p.then_some(t)).collect();
-    let mut state =
-        AttentionState { frame, inputs: inputs.try_into().expect("nine inputs"), saved: Default::default() };
+    let (inputs, nodes): (Vec<_>, Vec<_>) = all.into_iter().unzip();
+    let mut state = AttentionState { frame, inputs: inputs.try_into().expect("nine inputs"), saved: Arc::default() };
     let [_, _, _, columns] = state.frame.columns();
     let n = state.frame.rows();
     let mut y = zeros(n * columns);
     let mut saved = Saved::default();
     {
         let x = state.inputs();
-        let mut scratch = zeros(attention::scratch_len(s, &x, rayon::current_num_threads()));
         let y = state.frame.heads_mut(&mut y, shape.heads, state.frame.value_width);
-        attention::forward(s, &x, &mut Outputs { y, m: None, z: None }, Some(&mut saved), &mut scratch);
+        let mut out = Outputs { y, m: None, z: None };
+        with_scratch(attention::scratch_len(s, &x, rayon::current_num_threads()), |scratch| {
+            attention::forward(s, &x, &mut out, Some(&mut saved), scratch);
+        });
     }
-    state.saved = std::sync::Arc::new(saved);
+    state.saved = Arc::new(saved);
     let nodes: [_; 9] = nodes.try_into().expect("nine inputs");
     finish!(Attention, nodes, state, wrap(y, [n, columns]))
 }
@@ -248,18 +257,19 @@ impl Backward<Flex, 3> for WindowOp {
         let [mut dq, mut dk, mut dv] = [0, 1, 2].map(|i| zeros(n * columns[i]));
         let [q, k, v] = qkv.each_ref().map(slice);
         let window = f.window(q, k, v);
-        let mut scratch = zeros(local::scratch_len(&f.settings, &window, rayon::current_num_threads()));
-        local::backward(
-            &f.settings,
-            &window,
-            f.heads(slice(y), heads, f.value_width),
-            lse,
-            f.heads(slice(&dy), heads, f.value_width),
-            &mut f.heads_mut(&mut dq, heads, width),
-            &mut f.heads_mut(&mut dk, kv_heads, width),
-            &mut f.heads_mut(&mut dv, kv_heads, f.value_width),
-            &mut scratch,
-        );
+        with_scratch(local::scratch_len(&f.settings, &window, rayon::current_num_threads()), |scratch| {
+            local::backward(
+                &f.settings,
+                &window,
+                f.heads(slice(y), heads, f.value_width),
+                lse,
+                f.heads(slice(&dy), heads, f.value_width),
+                &mut f.heads_mut(&mut dq, heads, width),
+                &mut f.heads_mut(&mut dk, kv_heads, width),
+                &mut f.heads_mut(&mut dv, kv_heads, f.value_width),
+                scratch,
+            );
+        });
         for ((node, d), columns) in ops.parents.iter().zip([dq, dk, dv]).zip(columns) {
             if let Some(node) = node {
                 grads.register::<Flex>(node.id, wrap(d, [n, columns]));
@@ -276,9 +286,10 @@ pub fn window(s: &Settings, shape: HeadShape, x: &AttentionInputs, t: &Tokens) -
     let (mut y, mut lse) = (zeros(n * columns), zeros(2 * n * shape.heads));
     {
         let window = frame.window(slice(&q), slice(&k), slice(&v));
-        let mut scratch = zeros(local::scratch_len(s, &window, rayon::current_num_threads()));
         let mut out = frame.heads_mut(&mut y, shape.heads, frame.value_width);
-        local::forward(s, &window, &mut out, Some(&mut lse), &mut scratch);
+        with_scratch(local::scratch_len(s, &window, rayon::current_num_threads()), |scratch| {
+            local::forward(s, &window, &mut out, Some(&mut lse), scratch);
+        });
     }
     let y = wrap(y, [n, columns]);
     let state = WindowState { frame, qkv: [q, k, v], y: y.clone(), lse };
