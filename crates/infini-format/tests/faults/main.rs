@@ -91,9 +91,9 @@ fn header(generation: u64) -> MemoryHeader {
     }
 }
 
-/// One tensor of each type; the floats hold `n` values each, all of them depending on `seed`.
+/// One tensor of each type; the floats hold `n` values each, which depend on `seed` and are within what an F16 can hold.
 fn tensors(seed: u64, n: usize) -> Vec<(&'static str, Tensor)> {
-    let floats: Vec<f32> = (0..n).map(|i| seed as f32 + i as f32 / 7.0).collect();
+    let floats: Vec<f32> = (0..n).map(|i| (seed % 1_000) as f32 + (i % 10_000) as f32 / 7.0).collect();
     let doubles: Vec<f64> = floats.iter().map(|v| f64::from(*v)).collect();
     vec![
         ("layers.0.M", Tensor::f32(&[1, n], &floats).unwrap()),
