@@ -31,7 +31,8 @@ pub struct PasskeyConfig {
     /// Probability that a key has only 2 to 4 different digits, which forces a model to tell
     /// digits apart by their place.
     pub few_digits: f64,
-    /// Probability that keys may stand where the question still sees them without a memory.
+    /// Probability that the keys stand where the question still sees them without a memory; else they
+    /// stand where it does not.
     pub near: f64,
     /// Weights of the filler's sources: `paper`, `prose`, `books` or the path of a text file.
     pub filler: BTreeMap<String, f64>,
@@ -294,9 +295,10 @@ impl Passkey {
         let free = room - tail;
         let question_at = opening.len() + hidden.iter().map(|(h, _)| h.len()).sum::<usize>() + free;
         let seen_from = (question_at / self.segment_len).saturating_sub(self.span - 1) * self.segment_len;
-        let last = if rng.random_bool(self.config.near) { 0 } else { (question_at - seen_from).min(free) };
+        let reach = (question_at - seen_from).min(free);
+        let places = if rng.random_bool(self.config.near) { free - reach..=free } else { 0..=free - reach };
 
-        let mut cuts: Vec<usize> = hidden.iter().map(|_| rng.random_range(0..=free - last)).collect();
+        let mut cuts: Vec<usize> = hidden.iter().map(|_| rng.random_range(places.clone())).collect();
         cuts.sort_unstable();
         let fill = self.fill(rng, free + tail + gaps.iter().sum::<usize>());
         let spared = if self.config.digits_are_filler { &[] } else { self.digit.as_slice() };
