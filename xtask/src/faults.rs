@@ -30,6 +30,14 @@ impl Row {
     }
 }
 
+impl Row {
+    /// 11 of `R11 malformed …`.
+    fn number(&self) -> u32 {
+        let digits: String = self.what.chars().skip(1).take_while(char::is_ascii_digit).collect();
+        digits.parse().unwrap_or(u32::MAX)
+    }
+}
+
 /// Runs them and writes the table.
 pub fn run(long: bool) -> Result<()> {
     let mut command = cargo(&["test", "--workspace", "--test", "faults*", "--", "--nocapture"]);
@@ -40,7 +48,7 @@ pub fn run(long: bool) -> Result<()> {
     let text = String::from_utf8_lossy(&output.stdout);
     print!("{text}");
     let mut rows: Vec<Row> = text.lines().filter_map(Row::parse).collect();
-    rows.sort_by(|a, b| a.what.cmp(&b.what));
+    rows.sort_by_key(|r| (r.number(), r.what.clone()));
     if rows.is_empty() || !output.status.success() {
         bail!("the fault tests failed: {}", output.status);
     }
@@ -58,7 +66,7 @@ fn table(rows: &[Row], long: bool) -> String {
     let mut out = format!(
         "# Faults\n\nMade by `cargo xtask faults{form}`. *Run* counts faults that were injected: processes killed, disk calls failed, files \
          damaged.\n*Lost*: a save that was acknowledged and did not load, or a damaged file that was taken for good. *Refused*: \
-         answered with an error,\nas it should be. Each of the tests was seen to fail with its guard removed.\n\n\
+         answered with an error,\nas it should be.\n\n\
          | fault | run | lost | refused | panicked |\n|---|---|---|---|---|\n"
     );
     for r in rows {
@@ -81,6 +89,7 @@ mod tests {
         ] {
             assert_eq!(Row::parse(line).as_ref(), Some(&row), "{line}");
         }
+        assert_eq!(row.number(), 6);
         assert_eq!(Row::parse("test result: ok. 3 passed; 0 failed"), None);
         assert_eq!(Row::parse("x: run 1, lost 0, refused 0"), None);
         assert!(table(&[row], true).ends_with("| R6: every byte | 4096 | 0 | 4095 | 1 |\n"));
