@@ -23,7 +23,8 @@ impl Estimate {
     }
 }
 
-/// The need of a configuration on the CPU, counted from what each operation keeps.
+/// The need of a configuration on the CPU, counted from what each operation keeps; texts and the program itself
+/// come on top.
 pub fn estimate(config: &Config) -> Estimate {
     let m = &config.model;
     let parameters: u64 = m.parameters().iter().map(|p| p.shape.iter().map(|n| *n as u64).product::<u64>()).sum();
@@ -44,17 +45,35 @@ fn activations(config: &Config, batch: u64, tokens: u64) -> u64 {
     let mut token = 3 * d; // embedding, last norm, gradient of the hidden state
     let mut states = 0;
     for l in 0..m.num_hidden_layers {
-        let convolved = if m.infini.conv > 0 { 2 * d } else { 0 };
+        let convolved = if m.infini.conv > 0 { d } else { 0 };
         let mlp = if m.hidden_act == Activation::Silu { 3 * f } else { 2 * f };
-        // two norms, two residual sums, q k v, output of the attention
-        token += 6 * d + convolved + 2 * (h + n) * w + mlp;
+        // the residual before and the norm after it, twice; q k v, output of the attention; the MLP's inside
+        token += 4 * d + convolved + 2 * (h + n) * w + mlp;
         if m.layer_kind(l) == LayerKind::Infini {
             token += 2 * h * w + 3 * n + 2 * h;
             let segments = tokens.div_ceil(m.infini.segment_len as u64);
             states += batch * n * segments * m.feature_dim() as u64 * (w + 1);
         }
     }
-    // gradients on their way back: the widest few
-    token += 4 * d.max(f);
+    // gradients on their way back: the two widest
+    token += 2 * d.max(f);
     batch * tokens * token + states
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_count_four_times_and_activations_grow_with_the_batch() {
+        let text = "[model]\nvocab_size = 64\nhidden_size = 16\nnum_hidden_layers = 1\nnum_attention_heads = 2\n\
+                    intermediate_size = 32\n[infini]\nsegment_len = 8\n[train]\nsteps = 1\ntokens = 64\nbatch = 2";
+        let of = |set: &[String]| estimate(&Config::parse(text, set).unwrap());
+        let (one, two) = (of(&[]), of(&["train.batch=4".into()]));
+        // embedding and head, q k v o, three of the MLP, three norms, beta
+        let parameters = 2 * 64 * 16 + 4 * 16 * 16 + 3 * 32 * 16 + 3 * 16 + 2;
+        assert_eq!((one.weights, one.gradients, one.optimizer), (4 * parameters, 4 * parameters, 8 * parameters));
+        assert_eq!(two.activations, 2 * one.activations);
+        assert_eq!(one.total(), 16 * parameters + one.activations);
+    }
 }
