@@ -2,6 +2,7 @@
 
 mod faults;
 mod queue;
+mod results;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -40,6 +41,8 @@ enum Task {
     Docs,
     /// Long runs from a list, several at a time, going on where they stopped
     Queue(queue::Args),
+    /// Tables of a queue's results, as Markdown
+    Results(results::Args),
     /// Speed side by side with other implementations; installs them into a virtual environment
     Peers {
         /// Given to peers/compare.py
@@ -61,6 +64,7 @@ fn main() -> Result<()> {
             run(cargo(&["run", "--release", "--", "man", "--out", "target/man"]))
         }
         Task::Queue(args) => queue::run(&args),
+        Task::Results(args) => results::run(&args),
         Task::Peers { arguments } => {
             let mut python = Command::new("python3");
             python.current_dir(root()).arg("peers/compare.py").args(arguments);
