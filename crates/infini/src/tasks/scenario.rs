@@ -72,23 +72,23 @@ impl Scenario {
         if plan.paper {
             return Self::in_the_papers_words(rng, plan, &digits, &owner);
         }
-        let mut nouns: Vec<&str> = (0..=plan.keys).map(|_| wording::noun(rng, plan.split)).collect();
+        let mut nouns: Vec<String> = (0..=plan.keys).map(|_| wording::noun(rng, plan.split)).collect();
         if rng.random_bool(0.5) {
-            let one = nouns[0];
+            let one = nouns[0].clone();
             nouns.fill(one);
         }
         let keys = (0..plan.keys).map(|i| {
             let key_first = rng.random_bool(plan.key_first);
             let text = match key_first {
-                true => wording::key_first(rng, nouns[i], owner(i), &digits[i]),
-                false => wording::key(rng, plan.split, nouns[i], owner(i), &digits[i]),
+                true => wording::key_first(rng, &nouns[i], owner(i), &digits[i]),
+                false => wording::key(rng, plan.split, &nouns[i], owner(i), &digits[i]),
             };
             Told { text, key_first }
         });
         let keys = keys.collect();
         let questions = asked(rng, plan).into_iter().map(|i| {
-            let noun = if rng.random_bool(0.8) { nouns[i] } else { wording::noun(rng, plan.split) };
-            let text = wording::question(rng, plan.split, noun, owner(i));
+            let noun = if rng.random_bool(0.8) { nouns[i].clone() } else { wording::noun(rng, plan.split) };
+            let text = wording::question(rng, plan.split, &noun, owner(i));
             Question { text, digits: digits.get(i).cloned() }
         });
         Scenario { questions: questions.collect(), keys }

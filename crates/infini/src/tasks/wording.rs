@@ -273,6 +273,46 @@ const NUMBER_FIRST: [&str; 18] = [
     "is, once again,",
     "was agreed on as",
 ];
+/// Parts of trained names of keys,
+const KINDS: [&str; 24] = [
+    "secret", "main", "new", "old", "first", "last", "hidden", "daily", "front", "special", "spare", "only", "real",
+    "right", "true", "final", "master", "gate", "safe", "bank", "office", "garden", "night", "login",
+];
+const THINGS: [&str; 12] = [
+    "key",
+    "code",
+    "number",
+    "password",
+    "pin",
+    "combination",
+    "cipher",
+    "sign",
+    "access code",
+    "pass key",
+    "digits",
+    "sequence",
+];
+/// and of trained questions.
+const ASKS: [&str; 18] = [
+    "Can you tell me",
+    "I would like to know",
+    "Please say",
+    "Do you know",
+    "Remind me of",
+    "Give me",
+    "We need",
+    "Let me hear",
+    "Write down",
+    "Look up",
+    "I am asking for",
+    "Now for",
+    "It is time to name",
+    "Think of",
+    "Bring back",
+    "Who remembers",
+    "Enter",
+    "Show me",
+];
 /// What may come before a trained question,
 const BEFORE_QUESTION: [&str; 7] =
     ["Question: ", "Quiz: ", "Now, ", "Here is the question. ", "So, ", "Think back. ", "One more thing: "];
@@ -370,9 +410,12 @@ pub fn names(rng: &mut ChaCha8Rng, split: Split, n: usize) -> Vec<String> {
     names
 }
 
-/// What a key is called in one sample.
-pub fn noun(rng: &mut ChaCha8Rng, split: Split) -> &'static str {
-    one_of(rng, split.of(NOUNS))
+/// What a key is called in one sample: half of the trained names are put together, some hundreds.
+pub fn noun(rng: &mut ChaCha8Rng, split: Split) -> String {
+    if split == Split::Trained && rng.random_bool(0.5) {
+        return format!("{} {}", one_of(rng, &KINDS), one_of(rng, &THINGS));
+    }
+    one_of(rng, split.of(NOUNS)).to_owned()
 }
 
 /// A key sentence with a blank before it.
@@ -422,7 +465,11 @@ pub fn key_first(rng: &mut ChaCha8Rng, noun: &str, owner: Option<&str>, digits: 
 
 /// A question with a blank before it.
 pub fn question(rng: &mut ChaCha8Rng, split: Split, noun: &str, owner: Option<&str>) -> String {
-    let mut text = one_of(rng, split.of(QUESTIONS)).to_owned();
+    let mut text = if split == Split::Trained && rng.random_bool(0.35) {
+        format!("{} the {{n}}{{o}}{}", one_of(rng, &ASKS), one_of(rng, &["?", ".", ":"]))
+    } else {
+        one_of(rng, split.of(QUESTIONS)).to_owned()
+    };
     if split == Split::Trained {
         if rng.random_bool(0.25) {
             text.insert_str(0, one_of(rng, &BEFORE_QUESTION));
@@ -460,7 +507,8 @@ fn fill(rng: &mut ChaCha8Rng, wording: &str, noun: &str, owner: Option<&str>, di
 pub fn examples(rng: &mut ChaCha8Rng) -> Vec<String> {
     let mut texts = vec![INTRO.to_owned(), KEY.replace("{k}", "12345"), QUESTION.to_owned(), answer(None)];
     let around = BEFORE_KEY.iter().chain(&AFTER_KEY).chain(&BEFORE_QUESTION).chain(&LEADS).chain(&KEY_FIRST);
-    let around = around.chain(&TELLERS).chain(&NAMED_FIRST).chain(&NUMBER_FIRST);
+    let around =
+        around.chain(&TELLERS).chain(&NAMED_FIRST).chain(&NUMBER_FIRST).chain(&KINDS).chain(&THINGS).chain(&ASKS);
     texts.extend(around.map(|t| t.replace("{n}", "pass key").replace("{o}", "")));
     for noun in NOUNS.0 {
         for wording in KEYS.0.iter().chain(OWNED_KEYS.0).chain(QUESTIONS.0) {
