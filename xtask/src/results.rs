@@ -42,7 +42,10 @@ pub fn run(args: &Args) -> Result<()> {
     for (name, runs) in files {
         let first = &runs[0].1.rows;
         println!("\n### {name}\n");
-        println!("| run | n | {} |", first.iter().map(|r| format!("{} at {}", r.length, r.depth)).collect::<Vec<_>>().join(" | "));
+        println!(
+            "| run | n | {} |",
+            first.iter().map(|r| format!("{} at {}", r.length, r.depth)).collect::<Vec<_>>().join(" | ")
+        );
         println!("|---|---|{}", "---|".repeat(first.len()));
         for (run, report) in &runs {
             let cell = |r: &Row| format!("{:.3} ({:.3})", r.exact, r.digit);

@@ -312,6 +312,9 @@ pub struct Parameter {
     pub init: Init,
 }
 
+/// Takes one parameter: name, shape, group, initial values.
+type Add<'a> = &'a mut dyn FnMut(String, &[usize], Group, Init);
+
 /// Hard limits: a configuration outside them is refused before anything is allocated.
 const MAX_WIDTH: usize = 1 << 16;
 const MAX_VOCAB: usize = 1 << 20;
@@ -397,16 +400,16 @@ impl ModelConfig {
                 return bad(field, format!("{n} is outside 1..={max}"));
             }
         }
-        if self.head_dim == 0 && self.hidden_size % self.num_attention_heads != 0 {
+        if self.head_dim == 0 && !self.hidden_size.is_multiple_of(self.num_attention_heads) {
             return bad("num_attention_heads", format!("does not divide hidden_size = {}", self.hidden_size));
         }
-        if self.num_attention_heads % self.kv_heads() != 0 {
+        if !self.num_attention_heads.is_multiple_of(self.kv_heads()) {
             return bad(
                 "num_key_value_heads",
                 format!("{} does not divide num_attention_heads = {}", self.kv_heads(), self.num_attention_heads),
             );
         }
-        if self.head_width() % 2 != 0 {
+        if !self.head_width().is_multiple_of(2) {
             return bad("head_dim", format!("{} is odd: rotary positions need pairs", self.head_width()));
         }
         if !(self.rope_theta.is_finite() && self.rope_theta > 1.0) {
@@ -480,7 +483,7 @@ impl ModelConfig {
         out
     }
 
-    fn memory_parameters(&self, at: &dyn Fn(&str) -> String, add: &mut dyn FnMut(String, &[usize], Group, Init)) {
+    fn memory_parameters(&self, at: &dyn Fn(&str) -> String, add: Add) {
         let (d, i) = (self.hidden_size, &self.infini);
         let (h, n, w) = (self.num_attention_heads, self.kv_heads(), self.head_width());
         let at = |s: &str| at(&format!("self_attn.infini.{s}"));

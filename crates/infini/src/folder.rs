@@ -46,7 +46,10 @@ struct GenerationConfig {
 /// A missing or damaged file, or weights that do not fit the configuration.
 pub fn load(dir: &Path) -> Result<Loaded> {
     if !dir.is_dir() {
-        return Err(Error::Model(format!("{} is not a model folder: give a folder that holds config.json", dir.display())));
+        return Err(Error::Model(format!(
+            "{} is not a model folder: give a folder that holds config.json",
+            dir.display()
+        )));
     }
     let config_bytes = read(&dir.join("config.json"), MAX_CONFIG)?;
     let config: ModelConfig = serde_json::from_slice(&config_bytes)

@@ -5,18 +5,18 @@
 
 pub mod config;
 pub mod error;
-pub mod state;
-pub mod model;
-pub mod session;
-pub mod generate;
+pub mod eval;
 pub mod folder;
+pub mod generate;
+mod layers;
+pub mod model;
 pub mod plot;
 pub mod prose;
-pub mod eval;
+pub mod session;
+pub mod state;
 pub mod tasks;
 pub mod text;
 pub mod weights;
-mod layers;
 
 pub use config::{InfiniConfig, ModelConfig};
 pub use error::{Error, Result};

@@ -103,15 +103,14 @@ impl Model {
     /// If `tokens` is not a whole number of columns, or holds an id outside the vocabulary.
     pub fn forward(&self, state: &mut State, tokens: &[u32], want: Want) -> Vec<f32> {
         let (b, d, v) = (state.batch, self.config.hidden_size, self.config.vocab_size);
-        assert!(tokens.len() % b == 0, "{} tokens for {b} rows", tokens.len());
+        assert!(tokens.len().is_multiple_of(b), "{} tokens for {b} rows", tokens.len());
         let total = tokens.len() / b;
         let mut logits = vec![0.0; if want == Want::All { b * total * v } else { 0 }];
         let mut last = Vec::new();
         let piece = (PIECE / b).max(1);
         for start in (0..total).step_by(piece) {
             let t = piece.min(total - start);
-            let ids: Vec<u32> =
-                tokens.chunks(total).flat_map(|row| row[start..start + t].iter().copied()).collect();
+            let ids: Vec<u32> = tokens.chunks(total).flat_map(|row| row[start..start + t].iter().copied()).collect();
             let mut x = vec![0.0; b * t * d];
             embedding::forward(&ids, &self.embed, d, &mut x);
             self.blocks(state, &mut x, t);

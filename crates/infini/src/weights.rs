@@ -26,7 +26,10 @@ impl Weights {
                 return Err(Error::Model(format!("{} is missing from the weights", p.name)));
             };
             if *shape != p.shape || data.len() != p.shape.iter().product::<usize>() {
-                return Err(Error::Model(format!("{} has shape {shape:?}, the configuration says {:?}", p.name, p.shape)));
+                return Err(Error::Model(format!(
+                    "{} has shape {shape:?}, the configuration says {:?}",
+                    p.name, p.shape
+                )));
             }
             if let Some(i) = data.iter().position(|x| !x.is_finite()) {
                 return Err(Error::Model(format!("{} holds {} at element {i}", p.name, data[i])));

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use infini::config::{Activation, Attention, FeatureName, Layers, LayersName, Learned, MixName, NullSlot, RuleName, Write};
+use infini::config::{
+    Activation, Attention, FeatureName, Layers, LayersName, Learned, MixName, NullSlot, RuleName, Write,
+};
 use infini::model::{Model, Want};
 use infini::{InfiniConfig, ModelConfig, Weights};
 use infini_format::tensors::TensorFile;

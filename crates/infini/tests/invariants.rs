@@ -1,6 +1,8 @@
 //! The invariants of a stream, as properties over every kind of layer.
 
-use infini::config::{Activation, Attention, FeatureName, Layers, LayersName, Learned, MixName, NullSlot, RuleName, Write};
+use infini::config::{
+    Activation, Attention, FeatureName, Layers, LayersName, Learned, MixName, NullSlot, RuleName, Write,
+};
 use infini::model::{Model, Want};
 use infini::{InfiniConfig, ModelConfig, Weights};
 use proptest::prelude::*;
@@ -44,7 +46,11 @@ fn models() -> Vec<(&'static str, Model)> {
         ("paper-linear", Attention::Infini, base.clone()),
         ("paper-delta", Attention::Infini, InfiniConfig { rule: RuleName::Delta, ..base.clone() }),
         ("selective-linear", Attention::Infini, selective.clone()),
-        ("overlapping", Attention::Infini, InfiniConfig { lag: 0, layers: Layers::Named(LayersName::Last), ..selective.clone() }),
+        (
+            "overlapping",
+            Attention::Infini,
+            InfiniConfig { lag: 0, layers: Layers::Named(LayersName::Last), ..selective.clone() },
+        ),
         (
             "selective-delta",
             Attention::Infini,
@@ -60,7 +66,13 @@ fn models() -> Vec<(&'static str, Model)> {
         (
             "gated-delta",
             Attention::Infini,
-            InfiniConfig { rule: RuleName::GatedDelta, mix: MixName::Add, write: Write::Soft, null_slot: NullSlot::Fixed(0.0), ..selective },
+            InfiniConfig {
+                rule: RuleName::GatedDelta,
+                mix: MixName::Add,
+                write: Write::Soft,
+                null_slot: NullSlot::Fixed(0.0),
+                ..selective
+            },
         ),
     ];
     let make = |(name, attention, infini)| {

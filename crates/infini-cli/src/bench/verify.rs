@@ -115,7 +115,7 @@ fn attention(mix: Mix, rule: Rule) -> Result<()> {
     };
     let name = |part: &str| format!("attention ({mix:?}, {rule:?}), {part}");
     close(&name("output"), &a.y, &naive::forward(&a.settings, &x).y)?;
-    let g = naive::backward(&a.settings, &x, &dy, &[], &[]);
+    let g = naive::backward(&a.settings, &x, &dy, &vec![0.0; b * h * d * d], &vec![0.0; b * h * d]);
     for (part, x, r) in [("dq", &a.dq, &g.q), ("dk", &a.dk, &g.k), ("dv", &a.dv, &g.v)] {
         close(&name(part), x, r)?;
     }

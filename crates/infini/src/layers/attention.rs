@@ -287,7 +287,7 @@ impl Attention {
     fn close(&self, p: &Place, state: &mut LayerState, position: u64, n: usize) {
         let (s, span, lag) = (self.settings.segment_len, self.settings.span, self.settings.lag);
         let end = position + n as u64;
-        if self.kind == LayerKind::Full || end % s as u64 != 0 {
+        if self.kind == LayerKind::Full || !end.is_multiple_of(s as u64) {
             return;
         }
         let len = (end - window_start(p.config, self.kind, position)) as usize;
