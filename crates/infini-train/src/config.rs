@@ -412,9 +412,9 @@ mod tests {
 
     #[test]
     fn a_preset_is_resolved_and_read_back() {
-        let c = set(&["infini.span=1"]).unwrap();
+        let c = set(&["infini.conv=4"]).unwrap();
         assert_eq!((c.train.steps, c.train.stage(399), c.train.stage(400)), (700, (16, 256), (8, 512)));
-        assert_eq!((c.model.infini.span, c.model.infini.conv), (1, 8));
+        assert_eq!((c.model.infini.span, c.model.infini.conv), (2, 4));
         assert_eq!(c.model.infini.layers, Layers::Named(LayersName::Last));
         let text = c.to_toml();
         assert!(!text.contains("preset"));
