@@ -306,7 +306,10 @@ fn a_model_is_shown() {
     let home = Home::new();
     let shown = home.ok(&["inspect"]);
     assert!(shown.contains("parameters") && shown.contains("infini"), "{shown}");
-    let fields = home.json(&["inspect", "models/passkey"], 0);
+    let fields = home.json(&["inspect", "models/passkey", "--plot", "gates.svg"], 0);
+    let picture = fs::read_to_string(home.path("gates.svg")).unwrap();
+    let share = fields["layers"][2]["memory_share"][0].as_f64().unwrap();
+    assert!(picture.contains(&format!("{share:.3}")), "{picture}");
     has(&fields, &["parameters", "config", "layers", "weights"]);
 }
 

@@ -51,13 +51,48 @@ pub fn heat(title: &str, rows: &[Row]) -> Result<String> {
     lengths.dedup();
     depths.sort_by(f64::total_cmp);
     depths.dedup();
-    if rows.is_empty() {
+    let fields = rows.iter().map(|row| Field {
+        column: lengths.iter().position(|l| *l == row.length).unwrap_or(0),
+        line: depths.iter().position(|d| *d == row.depth).unwrap_or(0),
+        value: row.exact,
+        note: Some(format!("n = {}", row.n)),
+    });
+    let columns: Vec<String> = lengths.iter().map(|l| thousands(*l)).collect();
+    let lines: Vec<String> = depths.iter().map(f64::to_string).collect();
+    grid(title, ("length in tokens", &columns), ("depth", &lines), &fields.collect::<Vec<_>>())
+}
+
+/// Head × layer picture of numbers in [0, 1], such as gates or write rates: `rows` are a layer's
+/// index and its heads' values.
+///
+/// # Errors
+/// No values.
+pub fn heads(title: &str, rows: &[(usize, Vec<f64>)]) -> Result<String> {
+    let columns = (0..rows.iter().map(|r| r.1.len()).max().unwrap_or(0)).map(|h| h.to_string());
+    let lines: Vec<String> = rows.iter().map(|r| r.0.to_string()).collect();
+    let fields = rows.iter().enumerate().flat_map(|(line, (_, heads))| {
+        heads.iter().enumerate().map(move |(column, value)| Field { column, line, value: *value, note: None })
+    });
+    grid(title, ("head", &columns.collect::<Vec<_>>()), ("layer", &lines), &fields.collect::<Vec<_>>())
+}
+
+/// One field of a [`grid`]: its place, its number in [0, 1], and what stands below it.
+struct Field {
+    column: usize,
+    line: usize,
+    value: f64,
+    note: Option<String>,
+}
+
+/// Coloured fields with their numbers; an axis is its name and the names of its places.
+fn grid(title: &str, x: (&str, &[String]), y: (&str, &[String]), fields: &[Field]) -> Result<String> {
+    if fields.is_empty() {
         return Err(nothing("no rows"));
     }
     const FIELD: (i32, i32) = (92, 46);
     const ORIGIN: (i32, i32) = (76, 64);
-    let right = ORIGIN.0 + FIELD.0 * lengths.len() as i32;
-    let bottom = ORIGIN.1 + FIELD.1 * depths.len() as i32;
+    let right = ORIGIN.0 + FIELD.0 * x.1.len() as i32;
+    let bottom = ORIGIN.1 + FIELD.1 * y.1.len() as i32;
     let width = (right + 24).max(title.len() as i32 * 9 + 24);
     draw((width as u32, bottom as u32 + 58), |area| {
         let middle = Pos::new(HPos::Center, VPos::Center);
@@ -66,28 +101,26 @@ pub fn heat(title: &str, rows: &[Row]) -> Result<String> {
             area.draw(&Text::new(text.to_owned(), at, style))
         };
         write(title, (12, 14), 17, INK, Pos::new(HPos::Left, VPos::Top))?;
-        write("depth", (12, ORIGIN.1 - 16), 13, INK, Pos::new(HPos::Left, VPos::Center))?;
-        write("length in tokens", ((ORIGIN.0 + right) / 2, bottom + 38), 13, INK, middle)?;
-        for (x, length) in lengths.iter().enumerate() {
-            let at = (ORIGIN.0 + FIELD.0 * x as i32 + FIELD.0 / 2, bottom + 16);
-            write(&thousands(*length), at, 13, INK, middle)?;
+        write(y.0, (12, ORIGIN.1 - 16), 13, INK, Pos::new(HPos::Left, VPos::Center))?;
+        write(x.0, ((ORIGIN.0 + right) / 2, bottom + 38), 13, INK, middle)?;
+        for (i, name) in x.1.iter().enumerate() {
+            write(name, (ORIGIN.0 + FIELD.0 * i as i32 + FIELD.0 / 2, bottom + 16), 13, INK, middle)?;
         }
-        for (y, depth) in depths.iter().enumerate() {
-            let at = (ORIGIN.0 - 12, ORIGIN.1 + FIELD.1 * y as i32 + FIELD.1 / 2);
-            write(&depth.to_string(), at, 13, INK, Pos::new(HPos::Right, VPos::Center))?;
+        for (i, name) in y.1.iter().enumerate() {
+            let at = (ORIGIN.0 - 12, ORIGIN.1 + FIELD.1 * i as i32 + FIELD.1 / 2);
+            write(name, at, 13, INK, Pos::new(HPos::Right, VPos::Center))?;
         }
-        for row in rows {
-            let place = (
-                lengths.iter().position(|l| *l == row.length).unwrap_or(0) as i32,
-                depths.iter().position(|d| *d == row.depth).unwrap_or(0) as i32,
-            );
-            let (left, top) = (ORIGIN.0 + FIELD.0 * place.0, ORIGIN.1 + FIELD.1 * place.1);
-            let (colour, ink) = viridis(row.exact);
+        for f in fields {
+            let (left, top) = (ORIGIN.0 + FIELD.0 * f.column as i32, ORIGIN.1 + FIELD.1 * f.line as i32);
+            let (colour, ink) = viridis(f.value);
             let field = [(left + 1, top + 1), (left + FIELD.0 - 1, top + FIELD.1 - 1)];
             area.draw(&Rectangle::new(field, colour.filled()))?;
             let centre = left + FIELD.0 / 2;
-            write(&format!("{:.3}", row.exact), (centre, top + 16), 15, ink, middle)?;
-            write(&format!("n = {}", row.n), (centre, top + 33), 11, ink, middle)?;
+            let line = top + if f.note.is_some() { 16 } else { FIELD.1 / 2 };
+            write(&format!("{:.3}", f.value), (centre, line), 15, ink, middle)?;
+            if let Some(note) = &f.note {
+                write(note, (centre, top + 33), 11, ink, middle)?;
+            }
         }
         Ok(())
     })

@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use infini::config::{Group, LayerKind, MixName, ModelConfig, NullSlot, Write};
+use infini::plot;
 use infini_format::hash::{sha256_file, short};
-use infini_format::io::RealIo;
+use infini_format::io::{PUBLIC, RealIo, atomic_write};
 use infini_format::memory::read_memory;
 use infini_format::tensors::TensorFile;
 use serde_json::{Value, json};
@@ -19,31 +20,48 @@ use crate::report::JsonFlag;
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   infini inspect models/passkey
-  infini inspect runs/passkey --json -
+  infini inspect runs/passkey --plot gates.svg --json -
   infini inspect book.mem")]
 pub struct Inspect {
     /// Model folder or memory file
     #[arg(value_name = "DIR|FILE.mem", default_value = models::DEFAULT)]
     path: PathBuf,
+    /// Draw the gates of a model, or the write rates of a memory, head by layer, as SVG
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
     #[command(flatten)]
     json: JsonFlag,
+}
+
+/// What is to be shown: lines, JSON fields, and a picture's title and values per layer and head.
+struct Shown {
+    lines: Vec<String>,
+    fields: Value,
+    title: String,
+    heads: Vec<(usize, Vec<f64>)>,
 }
 
 impl Inspect {
     /// Shows it.
     pub fn run(&self) -> Result<Outcome> {
         self.json.check()?;
-        let (lines, fields) =
-            if self.path.is_file() { memory(&self.path)? } else { model(&models::find(&self.path)?)? };
-        if !self.json.on_stdout() {
-            say(lines.join("\n"))?;
+        let shown = if self.path.is_file() { memory(&self.path)? } else { model(&models::find(&self.path)?)? };
+        if let Some(path) = &self.plot {
+            if shown.heads.iter().all(|(_, heads)| heads.is_empty()) {
+                bail!("nothing to plot: {}: no layer mixes a memory through a gate", self.path.display());
+            }
+            let svg = plot::heads(&shown.title, &shown.heads)?;
+            atomic_write(&RealIo, path, PUBLIC, svg.as_bytes())?;
         }
-        self.json.write(fields)?;
+        if !self.json.on_stdout() {
+            say(shown.lines.join("\n"))?;
+        }
+        self.json.write(shown.fields)?;
         Ok(Outcome::Done)
     }
 }
 
-fn model(dir: &Path) -> Result<(Vec<String>, Value)> {
+fn model(dir: &Path) -> Result<Shown> {
     let path = dir.join("config.json");
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read: {}", path.display()))?;
     let config: ModelConfig = serde_json::from_str(&text).with_context(|| format!("bad model: {}", path.display()))?;
@@ -84,18 +102,21 @@ fn model(dir: &Path) -> Result<(Vec<String>, Value)> {
 
     let mut table =
         Table::new(&["layer", "kind", "head", "memory share g", "null slot c", "write at rest", "|q| |k| |v| |o|"]);
-    let mut layers = Vec::new();
+    let (mut layers, mut heads) = (Vec::new(), Vec::new());
     for l in 0..config.num_hidden_layers {
         let layer = Layer::read(&config, &weights, l)?;
         layer.rows(&mut table);
         layers.push(layer.json());
+        if !layer.share.is_empty() {
+            heads.push((l, layer.share));
+        }
     }
     lines.extend([String::new(), table.to_string()]);
     let fields = json!({
         "model": dir, "weights": hash, "config": config, "parameters": total,
         "matrices": sizes[0].2, "plain": sizes[1].2, "gates": sizes[2].2, "layers": layers,
     });
-    Ok((lines, fields))
+    Ok(Shown { lines, fields, title: "Share of the memory in a head's output".into(), heads })
 }
 
 /// The learned scalars of one layer's attention.
@@ -195,7 +216,7 @@ impl Layer {
     }
 }
 
-fn memory(path: &Path) -> Result<(Vec<String>, Value)> {
+fn memory(path: &Path) -> Result<Shown> {
     let (header, file) = read_memory(&RealIo, path)?;
     let mut lines = vec![
         format!("memory      {}  (weights {})", path.display(), short(&header.partner.weights)),
@@ -204,7 +225,7 @@ fn memory(path: &Path) -> Result<(Vec<String>, Value)> {
         String::new(),
     ];
     let mut table = Table::new(&["layer", "head", "tokens", "written", "mean w", "|M|", "|z|"]);
-    let mut layers = Vec::new();
+    let (mut layers, mut rates) = (Vec::new(), Vec::new());
     let names: Vec<&str> = file.names().collect();
     let norm = |name: &str, heads: usize| -> Result<Vec<f64>> {
         if !file.contains(name) {
@@ -236,6 +257,7 @@ fn memory(path: &Path) -> Result<(Vec<String>, Value)> {
                 cell(&z),
             ]);
         }
+        rates.push((l, stats[1..=heads].iter().map(|open| open / tokens).collect()));
         layers.push(json!({
             "layer": l, "tokens": stats[0], "written": stats[1..=heads], "strength": stats[heads + 1..], "norm_m": m, "norm_z": z,
         }));
@@ -245,5 +267,5 @@ fn memory(path: &Path) -> Result<(Vec<String>, Value)> {
         "memory": path, "tokens": header.position, "generation": header.generation, "sources": header.sources,
         "weights": header.partner.weights, "layers": layers,
     });
-    Ok((lines, fields))
+    Ok(Shown { lines, fields, title: "Share of tokens that a head wrote".into(), heads: rates })
 }
