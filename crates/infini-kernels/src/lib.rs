@@ -35,6 +35,7 @@ pub mod schedule;
 mod seqdelta;
 pub mod settings;
 pub mod simd;
+pub mod sink;
 mod tile;
 
 pub use settings::{Features, FinalState, Mix, Rope, Rule, Settings};

@@ -225,6 +225,9 @@ impl Config {
     /// Refuses what cannot be trained, naming the field.
     pub fn check(&self) -> Result<()> {
         self.model.check()?;
+        if self.model.infini.sink > 0 {
+            return Err(bad("infini.sink", "the training graph has no attention sinks: set it to 0".into()));
+        }
         self.data.check()?;
         self.train.check()
     }

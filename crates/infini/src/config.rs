@@ -149,6 +149,8 @@ pub struct InfiniConfig {
     pub span: usize,
     /// Segments between the closing of a segment and its writing: 0, or 1 with `span` 2.
     pub lag: usize,
+    /// First tokens of a document whose keys and values every window keeps (attention sinks); 0 for none.
+    pub sink: usize,
     /// Layers with a memory; the others are local.
     pub layers: Layers,
     /// Write rule.
@@ -174,6 +176,7 @@ impl Default for InfiniConfig {
             segment_len: 2048,
             span: 1,
             lag: 0,
+            sink: 0,
             layers: Layers::Named(LayersName::All),
             rule: RuleName::Linear,
             features: FeatureName::Elu1,
@@ -424,6 +427,9 @@ impl ModelConfig {
         }
         if i.lag >= i.span {
             return bad("infini.lag", format!("{} needs a span of more segments than {}", i.lag, i.span));
+        }
+        if i.sink > i.segment_len.min(64) {
+            return bad("infini.sink", format!("{} is above 64 or the segment's {} tokens", i.sink, i.segment_len));
         }
         if i.conv > 64 {
             return bad("infini.conv", format!("{} is above 64", i.conv));

@@ -72,7 +72,7 @@ impl Model {
             }
         });
         let layers = layers.collect();
-        let window = config.infini.segment_len * config.infini.span;
+        let window = config.infini.segment_len * config.infini.span + config.infini.sink;
         let angles = rope::Table::new(&rope::frequencies(config.rope_theta, config.head_width()), 0, window);
         Ok(Model {
             layers,

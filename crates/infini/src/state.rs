@@ -40,6 +40,9 @@ pub(crate) struct LayerState {
     pub a: Vec<f32>,
     /// Positions that k, v, w and a have room for, per row.
     pub capacity: usize,
+    /// Keys and values of the document's first tokens, un-rotated: `[B, sink, Hkv · D]`.
+    pub sink_k: Vec<f32>,
+    pub sink_v: Vec<f32>,
     /// Last `conv - 1` inputs of the convolution, oldest first: `[B, conv − 1, hidden]`.
     pub conv: Vec<f32>,
     pub writes: LayerWrites,
@@ -77,6 +80,7 @@ impl LayerState {
         let has_z = memory && i.rule != RuleName::GatedDelta;
         let has_a = memory && i.rule == RuleName::GatedDelta;
         let conv = if kind == LayerKind::Full { 0 } else { i.conv.saturating_sub(1) };
+        let sink = if kind == LayerKind::Full { 0 } else { i.sink };
         let zeros = |on: bool, len: usize| vec![0.0; if on { batch * len } else { 0 }];
         LayerState {
             kind,
@@ -87,6 +91,8 @@ impl LayerState {
             w: zeros(memory, capacity * n),
             a: zeros(has_a, capacity * n),
             capacity,
+            sink_k: zeros(true, sink * n * d),
+            sink_v: zeros(true, sink * n * d),
             conv: zeros(true, conv * config.hidden_size),
             writes: LayerWrites { layer: l, tokens: 0, open: vec![0; n], strength: vec![0.0; n] },
         }
@@ -121,12 +127,13 @@ impl LayerState {
         }
     }
 
-    fn buffers(&self) -> [&Vec<f32>; 7] {
-        [&self.m, &self.z, &self.k, &self.v, &self.w, &self.a, &self.conv]
+    fn buffers(&self) -> [&Vec<f32>; 9] {
+        [&self.m, &self.z, &self.k, &self.v, &self.w, &self.a, &self.conv, &self.sink_k, &self.sink_v]
     }
 
-    fn buffers_mut(&mut self) -> [&mut Vec<f32>; 7] {
-        [&mut self.m, &mut self.z, &mut self.k, &mut self.v, &mut self.w, &mut self.a, &mut self.conv]
+    fn buffers_mut(&mut self) -> [&mut Vec<f32>; 9] {
+        let LayerState { m, z, k, v, w, a, conv, sink_k, sink_v, .. } = self;
+        [m, z, k, v, w, a, conv, sink_k, sink_v]
     }
 }
 
@@ -350,4 +357,4 @@ impl State {
 }
 
 /// Names in a memory file of [`LayerState::buffers`].
-const NAMES: [&str; 7] = ["m", "z", "window.k", "window.v", "window.w", "window.a", "conv"];
+const NAMES: [&str; 9] = ["m", "z", "window.k", "window.v", "window.w", "window.a", "conv", "sink.k", "sink.v"];

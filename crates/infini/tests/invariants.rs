@@ -43,6 +43,8 @@ fn models() -> Vec<(&'static str, Model)> {
     let kinds = [
         ("full", Attention::Full, base.clone()),
         ("local", Attention::Local, InfiniConfig { span: 2, conv: 3, ..base.clone() }),
+        ("local with sinks", Attention::Local, InfiniConfig { span: 2, sink: 3, ..base.clone() }),
+        ("infini with sinks", Attention::Infini, InfiniConfig { sink: 1, conv: 3, ..base.clone() }),
         ("paper-linear", Attention::Infini, base.clone()),
         ("paper-delta", Attention::Infini, InfiniConfig { rule: RuleName::Delta, ..base.clone() }),
         ("selective-linear", Attention::Infini, selective.clone()),
@@ -220,6 +222,35 @@ fn an_empty_memory_reads_zero_and_added_to_nothing_is_nothing() {
     let mut state = with.state(1);
     state.set_knock_out(true);
     assert!(with.forward(&mut state, &x, Want::All) == z, "knocked out, but not silent");
+}
+
+#[test]
+fn a_window_with_sinks_is_full_attention_over_sinks_and_window() {
+    // one layer, so that keys and values depend on their token alone
+    let make = |attention, sink| {
+        let mut c = config(attention, InfiniConfig { segment_len: 8, span: 2, sink, ..InfiniConfig::default() });
+        c.num_hidden_layers = 1;
+        let w = Weights::init(&c, 4);
+        Model::new(c, w).unwrap()
+    };
+    let (local, full) = (make(Attention::Local, 3), make(Attention::Full, 0));
+    let x = tokens(61, 8);
+    let y = run(&local, &x);
+    for (document, document_start) in [(&x[..], 0), (&x[13..], 13)] {
+        let mut state = local.state(1);
+        local.forward(&mut state, &x[..document_start], Want::Nothing);
+        state.start_document(0);
+        let y = if document_start == 0 { y.clone() } else { local.forward(&mut state, document, Want::All) };
+        for at in [5, 15, 16, 23, 24, 47] {
+            let window = ((document_start + at) / 8).saturating_sub(1) * 8;
+            let from = window.saturating_sub(document_start);
+            let seen =
+                if from == 0 { document[..=at].to_vec() } else { [&document[..3], &document[from..=at]].concat() };
+            let expected = run(&full, &seen);
+            let (got, expected) = (&y[at * V..(at + 1) * V], &expected[expected.len() - V..]);
+            assert!(error(got, expected) < 1e-5, "token {at} of the document at {document_start}");
+        }
+    }
 }
 
 #[test]

@@ -53,6 +53,7 @@ fn config(s: &serde_json::Value) -> Result<ModelConfig, String> {
             segment_len: k.segment_len,
             span: k.span,
             lag: k.lag,
+            sink: 0,
             layers: Layers::Named(LayersName::All),
             rule,
             features: FeatureName::Elu1,

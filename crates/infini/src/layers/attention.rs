@@ -1,6 +1,7 @@
 //! Infini-attention as it streams: window, read, mix, and a write whenever a segment closes.
 
 use infini_kernels::heads::{Heads, HeadsMut};
+use infini_kernels::sink::{self, Sinks};
 use infini_kernels::{activation, conv, linear, local, memory, rope};
 
 use crate::config::{LayerKind, MixName, ModelConfig, NullSlot, RuleName, Write};
@@ -211,6 +212,9 @@ impl Attention {
         };
         append(&mut state.k, &piece.k, hkv * d);
         append(&mut state.v, &piece.v, hkv * d);
+        if !state.sink_k.is_empty() {
+            keep_sinks(p, state, piece, position, done, n);
+        }
         if self.memory.is_some() {
             append(&mut state.w, &piece.w, hkv);
             if !piece.a.is_empty() {
@@ -238,9 +242,32 @@ impl Attention {
             reset: reset.as_deref(),
             angles: Some(local::Angles { cos: &angles.cos, sin: &angles.sin }),
         };
+        let angles = window.angles;
         let mut a_dot = vec![0.0; b * n * h * d];
+        let mut out = HeadsMut::dense(&mut a_dot, b, n, h, d);
         let mut scratch = vec![0.0; local::scratch_len(&self.settings, &window, rayon::current_num_threads())];
-        local::forward(&self.settings, &window, &mut HeadsMut::dense(&mut a_dot, b, n, h, d), None, &mut scratch);
+        // of a row's sinks those are seen that have left the window
+        let left = |doc: &u64| (start.saturating_sub(*doc) as usize).min(c.infini.sink);
+        let visible: Vec<usize> = p.doc_start.iter().map(left).collect();
+        if state.sink_k.is_empty() || visible.iter().all(|n| *n == 0) {
+            local::forward(&self.settings, &window, &mut out, None, &mut scratch);
+        } else {
+            let mut lse = vec![0.0; 2 * b * h * n];
+            local::forward(&self.settings, &window, &mut out, Some(&mut lse), &mut scratch);
+            let sinks = |data| Heads::dense(data, b, c.infini.sink, hkv, d);
+            let x = Sinks {
+                q,
+                q_pos: c.infini.sink + before,
+                k: sinks(&state.sink_k),
+                v: sinks(&state.sink_v),
+                visible: &visible,
+                rope: self.settings.rope,
+                angles,
+            };
+            let mut lse = HeadsMut::new(&mut lse, [b, n, h, 2], [2 * h * n, 2, 2 * n]);
+            scratch.resize(scratch.len().max(sink::scratch_len(&x)), 0.0);
+            sink::forward(&x, &mut out, &mut lse, &mut scratch);
+        }
 
         let y = &mut piece.y[done * h * d..];
         let mut y = HeadsMut::new(y, [b, n, h, d], [t * h * d, h * d, d]);
@@ -307,6 +334,20 @@ impl Attention {
             memory::write(&self.settings, k, v, Some(&w), a.as_deref(), st, phi(), &mut scratch);
         }
         state.drop_front(p.batch, len.saturating_sub((span - 1) * s), len);
+    }
+}
+
+/// Copies the keys and values of each document's first tokens, as they pass.
+fn keep_sinks(p: &Place, state: &mut LayerState, piece: &Piece, position: u64, done: usize, n: usize) {
+    let (sink, width) = (p.config.infini.sink, p.config.kv_heads() * p.config.head_width());
+    for (row, doc) in p.doc_start.iter().enumerate() {
+        let first = (position - doc) as usize;
+        for i in first..sink.min(first + n) {
+            let from = (row * p.tokens + done + i - first) * width;
+            let to = (row * sink + i) * width;
+            state.sink_k[to..to + width].copy_from_slice(&piece.k[from..from + width]);
+            state.sink_v[to..to + width].copy_from_slice(&piece.v[from..from + width]);
+        }
     }
 }
 
