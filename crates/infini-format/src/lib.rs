@@ -9,6 +9,7 @@
 //! | [`io`] | the disk behind a small trait, atomic writes, one writer per file, a disk that fails on demand |
 //! | [`hash`] | SHA-256 of bytes and files |
 //! | [`tensors`] | safetensors files |
+//! | [`gguf`] | GGUF files, read only |
 //! | [`memory`] | memory files (`.mem`): a reader's state, bound to the model that made it |
 //! | [`checkpoint`] | a training run's checkpoint folder |
 //!
@@ -41,6 +42,7 @@
 //! ```
 
 pub mod checkpoint;
+pub mod gguf;
 pub mod hash;
 pub mod io;
 pub mod limits;

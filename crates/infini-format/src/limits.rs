@@ -30,6 +30,16 @@ pub const HEADER_VALUES: usize = 1 << 17;
 /// Most text in a header, names and `__metadata__` together, in bytes: texts are held twice while a file is parsed.
 pub const TEXT_BYTES: usize = 16 << 20;
 
+/// Most keys of a GGUF file.
+pub const GGUF_KEYS: usize = 4_096;
+
+/// Most array elements of a GGUF file, all arrays together: Llama 3 has 128 thousand entries, as many
+/// types and 280 thousand merges.
+pub const GGUF_ARRAYS: usize = 1 << 20;
+
+/// Longest text of a GGUF file, in bytes.
+pub const GGUF_TEXT: usize = 1 << 20;
+
 /// Largest manifest of a checkpoint folder, in bytes.
 pub const MANIFEST_BYTES: u64 = 1 << 20;
 

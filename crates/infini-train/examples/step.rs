@@ -61,6 +61,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         rope_theta: 1e4,
         rms_norm_eps: 1e-5,
         tie_word_embeddings: true,
+        qkv_bias: false,
+        max_position_embeddings: 0,
         attention: Attention::Full,
         infini: InfiniConfig::default(),
     };

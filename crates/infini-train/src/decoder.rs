@@ -79,7 +79,7 @@ impl Layer<'_> {
         self.body.linear(x.clone(), self.get(&format!("{name}.weight")))
     }
 
-    /// A projection to one number a head, with a bias.
+    /// A projection with a bias.
     fn affine(&self, name: &str, x: &Tensor<2>) -> Tensor<2> {
         self.linear(name, x) + self.get::<1>(&format!("{name}.bias")).unsqueeze()
     }
@@ -94,7 +94,10 @@ impl Layer<'_> {
         if c.attention != Attention::Full && c.infini.conv > 0 {
             h = h.clone() + self.body.conv(h, self.get("self_attn.infini.conv.weight"), t);
         }
-        let [q, k, v] = ["q", "k", "v"].map(|n| self.linear(&format!("self_attn.{n}_proj"), &h));
+        let [q, k, v] = ["q", "k", "v"].map(|n| {
+            let name = format!("self_attn.{n}_proj");
+            if c.qkv_bias { self.affine(&name, &h) } else { self.linear(&name, &h) }
+        });
         let mut x = AttentionInputs::new(q, k, v);
         let shape = HeadShape { heads: c.num_attention_heads, kv_heads: c.kv_heads(), width: c.head_width() };
         let settings = c.kernel_settings(self.l);

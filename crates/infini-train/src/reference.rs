@@ -201,7 +201,10 @@ impl<'a> Run<'a> {
                 add(&t.normed, &f::conv(shape, &t.normed, self.at(l, "self_attn.infini.conv.weight"), self.t.reset))
             }
         };
-        [t.q, t.k, t.v] = ["q", "k", "v"].map(|n| self.linear(l, &format!("self_attn.{n}_proj"), &t.h));
+        [t.q, t.k, t.v] = ["q", "k", "v"].map(|n| {
+            let name = format!("self_attn.{n}_proj");
+            if c.qkv_bias { self.affine(l, &name, &t.h) } else { self.linear(l, &name, &t.h) }
+        });
         if c.layer_kind(l) == LayerKind::Infini {
             self.gates(l, &mut t);
         } else {
@@ -273,7 +276,10 @@ impl<'a> Run<'a> {
         let g = naive::backward(&self.settings(l), &x, &da, &vec![0.0; states * x.dims.dv], &vec![0.0; states]);
         let mut dh = vec![0.0; t.h.len()];
         for (name, d) in [("q", &g.q), ("k", &g.k), ("v", &g.v)] {
-            dh = add(&dh, &self.linear_back(l, &format!("self_attn.{name}_proj"), &t.h, d));
+            let name = format!("self_attn.{name}_proj");
+            let back =
+                if c.qkv_bias { self.affine_back(l, &name, &t.h, d) } else { self.linear_back(l, &name, &t.h, d) };
+            dh = add(&dh, &back);
         }
         if c.layer_kind(l) == LayerKind::Infini {
             dh = add(&dh, &self.gates_back(l, t, &g, penalty));

@@ -29,6 +29,8 @@ fn base() -> ModelConfig {
         rope_theta: 1e4,
         rms_norm_eps: 1e-6,
         tie_word_embeddings: false,
+        qkv_bias: false,
+        max_position_embeddings: 0,
         attention: Attention::Infini,
         infini: InfiniConfig { segment_len: 8, ..InfiniConfig::preset("selective-linear").unwrap() },
     }
@@ -55,6 +57,13 @@ fn configs() -> Vec<(&'static str, ModelConfig)> {
             }),
         ),
         ("full", with(&|c| c.attention = Attention::Full)),
+        (
+            "full, biases, SwiGLU, tied",
+            with(&|c| {
+                (c.attention, c.qkv_bias, c.tie_word_embeddings) = (Attention::Full, true, true);
+                c.hidden_act = Activation::Silu;
+            }),
+        ),
         ("local", with(&|c| c.attention = Attention::Local)),
         (
             "gated delta, lag 1, soft",

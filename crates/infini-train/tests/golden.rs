@@ -61,6 +61,8 @@ fn random_weights_agree_with_the_reference() {
         rope_theta: 1e4,
         rms_norm_eps: 1e-6,
         tie_word_embeddings: true,
+        qkv_bias: false,
+        max_position_embeddings: 0,
         attention: infini::config::Attention::Infini,
         infini: infini::InfiniConfig { segment_len: 8, ..infini::InfiniConfig::preset("selective-delta").unwrap() },
     };

@@ -248,6 +248,12 @@ pub struct ModelConfig {
     /// Whether the head is the embedding.
     #[serde(default)]
     pub tie_word_embeddings: bool,
+    /// Whether q, k and v have biases (Qwen2).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub qkv_bias: bool,
+    /// Positions the model was made for, which full attention keeps to; 0 for no limit.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub max_position_embeddings: usize,
     /// Which attention.
     #[serde(default = "infini_attention")]
     pub attention: Attention,
@@ -267,6 +273,10 @@ fn eps() -> f64 {
 }
 fn infini_attention() -> Attention {
     Attention::Infini
+}
+/// Fields that few models have are not written where they say nothing, so that configurations keep their hashes.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// What one layer's attention is.
@@ -349,6 +359,11 @@ impl ModelConfig {
                 if memory { LayerKind::Infini } else { LayerKind::Local }
             }
         }
+    }
+
+    /// Whether some layer attends to everything, so that a state grows.
+    pub fn grows(&self) -> bool {
+        (0..self.num_hidden_layers).any(|l| self.layer_kind(l) == LayerKind::Full)
     }
 
     /// The kernel settings of layer `l`.
@@ -471,6 +486,12 @@ impl ModelConfig {
             add(at("self_attn.q_proj.weight"), &[h * w, d], Group::Matrix, Init::Normal(std(d)));
             add(at("self_attn.k_proj.weight"), &[n * w, d], Group::Matrix, Init::Normal(std(d)));
             add(at("self_attn.v_proj.weight"), &[n * w, d], Group::Matrix, Init::Normal(std(d)));
+            if self.qkv_bias {
+                for (name, heads) in [("q", h), ("k", n), ("v", n)] {
+                    let name = format!("self_attn.{name}_proj.bias");
+                    add(at(&name), &[heads * w], Group::Plain, Init::Constant(0.0));
+                }
+            }
             if self.layer_kind(l) == LayerKind::Infini {
                 self.memory_parameters(&at, &mut add);
             }
@@ -540,6 +561,8 @@ mod tests {
             rope_theta: 1e4,
             rms_norm_eps: 1e-6,
             tie_word_embeddings: false,
+            qkv_bias: false,
+            max_position_embeddings: 0,
             attention: Attention::Infini,
             infini: InfiniConfig::preset("selective-linear").unwrap(),
         }

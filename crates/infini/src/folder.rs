@@ -1,4 +1,5 @@
-//! A model folder: `config.json`, `model.safetensors`, `tokenizer.json`.
+//! A model on the disk: a folder with `config.json`, `model.safetensors` and `tokenizer.json`, ours or
+//! Hugging Face's, or a GGUF file.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,14 +12,51 @@ use infini_format::tensors::{Dtype, Tensor, TensorFile, TensorView, serialize};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::pretrained::{self, TemplateSource};
 use crate::text::Tokenizer;
 use crate::weights::Weights;
 
 /// Largest `config.json` and `tokenizer.json` that are read.
-const MAX_CONFIG: u64 = 1 << 20;
+pub(crate) const MAX_CONFIG: u64 = 1 << 20;
 const MAX_TOKENIZER: u64 = 64 << 20;
 /// Largest weight file that is read.
-const MAX_WEIGHTS: u64 = 16 << 30;
+pub(crate) const MAX_WEIGHTS: u64 = 16 << 30;
+
+/// What a model consists of, before it is put together.
+#[derive(Debug)]
+pub struct Parts {
+    /// What it is.
+    pub config: ModelConfig,
+    /// Its weights.
+    pub weights: Weights,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// Hashes that a memory file of this model carries.
+    pub identity: Partner,
+    /// Strings that end an answer (`stop_strings` of `generation_config.json`, if there is one).
+    pub stop: Vec<String>,
+    /// Tokens that end a text (`eos_token_id`).
+    pub end: Vec<u32>,
+    /// The chat template, if there is one.
+    pub template: Option<TemplateSource>,
+}
+
+impl Parts {
+    /// Puts the model together.
+    ///
+    /// # Errors
+    /// A configuration that cannot be.
+    pub fn build(self) -> Result<Loaded> {
+        Ok(Loaded {
+            model: Model::new(self.config, self.weights)?,
+            tokenizer: self.tokenizer,
+            identity: self.identity,
+            stop: self.stop,
+            end: self.end,
+            template: self.template,
+        })
+    }
+}
 
 /// A model with its tokenizer, and who they are.
 #[derive(Debug)]
@@ -31,6 +69,10 @@ pub struct Loaded {
     pub identity: Partner,
     /// Strings that end an answer (`stop_strings` of `generation_config.json`, if there is one).
     pub stop: Vec<String>,
+    /// Tokens that end a text (`eos_token_id`).
+    pub end: Vec<u32>,
+    /// The chat template, if there is one.
+    pub template: Option<TemplateSource>,
 }
 
 /// `generation_config.json`: what of Hugging Face's file is honoured.
@@ -40,32 +82,67 @@ struct GenerationConfig {
     stop_strings: Vec<String>,
 }
 
-/// Loads a model folder.
+/// Loads a model: a folder of this project, a Hugging Face folder, or a GGUF file.
 ///
 /// # Errors
 /// A missing or damaged file, or weights that do not fit the configuration.
-pub fn load(dir: &Path) -> Result<Loaded> {
-    if !dir.is_dir() {
+pub fn load(path: &Path) -> Result<Loaded> {
+    parts(path)?.build()
+}
+
+/// Reads the parts of a model, as [`load`] does.
+///
+/// # Errors
+/// As [`load`].
+pub fn parts(path: &Path) -> Result<Parts> {
+    if path.is_file() {
+        return pretrained::read_gguf(path);
+    }
+    if !path.is_dir() {
         return Err(Error::Model(format!(
-            "{} is not a model folder: give a folder that holds config.json",
-            dir.display()
+            "{} is no model: give a folder that holds config.json, or a GGUF file",
+            path.display()
         )));
     }
+    let dir = path;
     let config_bytes = read(&dir.join("config.json"), MAX_CONFIG)?;
-    let config: ModelConfig = serde_json::from_slice(&config_bytes)
-        .map_err(|e| Error::Model(format!("{}: {e}", dir.join("config.json").display())))?;
+    let fail = |e: serde_json::Error| Error::Model(format!("{}: {e}", dir.join("config.json").display()));
+    let json: serde_json::Value = serde_json::from_slice(&config_bytes).map_err(fail)?;
+    if pretrained::is_huggingface(&json) {
+        return pretrained::read_huggingface(dir, &json);
+    }
+    let config: ModelConfig = serde_json::from_slice(&config_bytes).map_err(fail)?;
     config.check()?;
     let weight_bytes = read(&dir.join("model.safetensors"), MAX_WEIGHTS)?;
-    let tokenizer_bytes = read(&dir.join("tokenizer.json"), MAX_TOKENIZER)?;
-    let identity = Partner {
-        weights: sha256(&weight_bytes),
-        adapter: None,
-        tokenizer: sha256(&tokenizer_bytes),
-        config: sha256(&canonical(&config)),
-        segment_len: config.infini.segment_len,
-    };
+    let (tokenizer, tokenizer_bytes) = read_tokenizer(dir, &config)?;
+    let identity = identity(&config, sha256(&weight_bytes), &tokenizer_bytes);
     let weights = parse_weights(&config, weight_bytes).map_err(|e| at(&dir.join("model.safetensors"), e))?;
-    let tokenizer = Tokenizer::from_bytes(&tokenizer_bytes).map_err(|e| at(&dir.join("tokenizer.json"), e))?;
+    let path = dir.join("generation_config.json");
+    let mut stop = Vec::new();
+    if path.exists() {
+        let generation: GenerationConfig = serde_json::from_slice(&read(&path, MAX_CONFIG)?)
+            .map_err(|e| Error::Model(format!("{}: {e}", path.display())))?;
+        stop = generation.stop_strings;
+    }
+    Ok(Parts { config, weights, tokenizer, identity, stop, end: Vec::new(), template: None })
+}
+
+/// Who a model of these parts is.
+pub(crate) fn identity(config: &ModelConfig, weights: String, tokenizer: &[u8]) -> Partner {
+    Partner {
+        weights,
+        adapter: None,
+        tokenizer: sha256(tokenizer),
+        config: sha256(&canonical(config)),
+        segment_len: config.infini.segment_len,
+    }
+}
+
+/// The tokenizer of a folder and its bytes; its ids fit the model.
+pub(crate) fn read_tokenizer(dir: &Path, config: &ModelConfig) -> Result<(Tokenizer, Vec<u8>)> {
+    let path = dir.join("tokenizer.json");
+    let bytes = read(&path, MAX_TOKENIZER)?;
+    let tokenizer = Tokenizer::from_bytes(&bytes).map_err(|e| at(&path, e))?;
     if tokenizer.vocab_size() > config.vocab_size {
         return Err(Error::Model(format!(
             "{}: the tokenizer has {} entries, the model {}",
@@ -74,14 +151,7 @@ pub fn load(dir: &Path) -> Result<Loaded> {
             config.vocab_size
         )));
     }
-    let path = dir.join("generation_config.json");
-    let mut stop = Vec::new();
-    if path.exists() {
-        let generation: GenerationConfig = serde_json::from_slice(&read(&path, MAX_CONFIG)?)
-            .map_err(|e| Error::Model(format!("{}: {e}", path.display())))?;
-        stop = generation.stop_strings;
-    }
-    Ok(Loaded { model: Model::new(config, weights)?, tokenizer, identity, stop })
+    Ok((tokenizer, bytes))
 }
 
 /// Weights out of the bytes of a safetensors file (F32, F16 or BF16).
@@ -135,10 +205,10 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     io::atomic_write(&RealIo, path, PUBLIC, bytes).map_err(|e| Error::Model(e.to_string()))
 }
 
-fn read(path: &Path, max: u64) -> Result<Vec<u8>> {
+pub(crate) fn read(path: &Path, max: u64) -> Result<Vec<u8>> {
     RealIo.read(path, max).map_err(|e| Error::io("cannot read", path, e))
 }
 
-fn at(path: &Path, e: Error) -> Error {
+pub(crate) fn at(path: &Path, e: Error) -> Error {
     Error::Model(format!("{}: {e}", path.display()))
 }

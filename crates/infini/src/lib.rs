@@ -11,6 +11,7 @@ pub mod generate;
 mod layers;
 pub mod model;
 pub mod plot;
+pub mod pretrained;
 pub mod prose;
 pub mod session;
 pub mod state;

@@ -9,7 +9,7 @@
 
 use infini_kernels::{embedding, linear, norm, rope};
 
-use crate::config::{Activation, LayerKind, ModelConfig};
+use crate::config::{Activation, ModelConfig};
 use crate::error::Result;
 use crate::layers::attention::Attention;
 use crate::layers::mlp::Mlp;
@@ -29,6 +29,9 @@ pub enum Want {
 
 /// Rows of a piece (batch × tokens): enough for large products, little memory.
 const PIECE: usize = 1024;
+
+/// Positions for which full attention keeps angles; beyond, a call makes its own.
+const FULL_ANGLES: usize = 8192;
 
 /// A decoder with its weights. It never changes while it reads.
 #[derive(Debug)]
@@ -72,7 +75,8 @@ impl Model {
             }
         });
         let layers = layers.collect();
-        let window = config.infini.segment_len * config.infini.span + config.infini.sink;
+        let i = &config.infini;
+        let window = if config.grows() { FULL_ANGLES } else { i.segment_len * i.span + i.sink };
         let angles = rope::Table::new(&rope::frequencies(config.rope_theta, config.head_width()), 0, window);
         Ok(Model {
             layers,
@@ -100,11 +104,18 @@ impl Model {
     /// Reads `tokens` (`[B, T]`, row by row) and returns the logits that were asked for.
     ///
     /// # Panics
-    /// If `tokens` is not a whole number of columns, or holds an id outside the vocabulary.
+    /// If `tokens` is not a whole number of columns, holds an id outside the vocabulary, or is more than
+    /// there is [room](Model::room) for.
     pub fn forward(&self, state: &mut State, tokens: &[u32], want: Want) -> Vec<f32> {
         let (b, d, v) = (state.batch, self.config.hidden_size, self.config.vocab_size);
         assert!(tokens.len().is_multiple_of(b), "{} tokens for {b} rows", tokens.len());
         let total = tokens.len() / b;
+        assert!(
+            self.room(state).is_none_or(|n| total as u64 <= n),
+            "{total} tokens after {}: full attention ends at {}",
+            state.position,
+            self.config.max_position_embeddings
+        );
         let mut logits = vec![0.0; if want == Want::All { b * total * v } else { 0 }];
         let mut last = Vec::new();
         let piece = (PIECE / b).max(1);
@@ -142,12 +153,17 @@ impl Model {
         let (d, eps) = (self.config.hidden_size, self.config.rms_norm_eps as f32);
         let rows = x.len() / d;
         let (mut h, mut inv) = (vec![0.0; x.len()], vec![0.0; rows]);
+        let end = state.position as usize + t;
+        let grown = (self.grows() && end > FULL_ANGLES).then(|| {
+            let frequencies = rope::frequencies(self.config.rope_theta, self.config.head_width());
+            rope::Table::new(&frequencies, 0, end.next_multiple_of(FULL_ANGLES))
+        });
         let State { batch, position, doc_start, layers, knock_out, .. } = state;
         for (layer, memory) in self.layers.iter().zip(layers) {
             norm::rms_forward(x, &layer.attention_norm, eps, &mut h, &mut inv);
             let place = crate::layers::attention::Place {
                 config: &self.config,
-                angles: &self.angles,
+                angles: grown.as_ref().unwrap_or(&self.angles),
                 batch: *batch,
                 tokens: t,
                 position: *position,
@@ -172,7 +188,14 @@ impl Model {
 
     /// Whether some layer keeps every key and value, so that the state grows.
     pub fn grows(&self) -> bool {
-        (0..self.config.num_hidden_layers).any(|l| self.config.layer_kind(l) == LayerKind::Full)
+        self.config.grows()
+    }
+
+    /// How many more tokens each row can read: those of full attention that the model was made for
+    /// ([`ModelConfig::max_position_embeddings`]); `None` where nothing ends.
+    pub fn room(&self, state: &State) -> Option<u64> {
+        let max = self.config.max_position_embeddings as u64;
+        (max > 0 && self.grows()).then(|| max.saturating_sub(state.position))
     }
 }
 
@@ -196,6 +219,8 @@ mod tests {
             rope_theta: 1e4,
             rms_norm_eps: 1e-6,
             tie_word_embeddings: true,
+            qkv_bias: false,
+            max_position_embeddings: 0,
             attention: Kind::Infini,
             infini,
         };

@@ -25,6 +25,8 @@ fn config(s: &serde_json::Value) -> ModelConfig {
         rope_theta: s["theta"].as_f64().unwrap(),
         rms_norm_eps: s["rms_eps"].as_f64().unwrap(),
         tie_word_embeddings: flag("tied"),
+        qkv_bias: false,
+        max_position_embeddings: 0,
         attention: Attention::Infini,
         infini: InfiniConfig {
             segment_len: n("S"),

@@ -22,6 +22,8 @@ fn config(attention: Attention, infini: InfiniConfig) -> ModelConfig {
         rope_theta: 1e4,
         rms_norm_eps: 1e-6,
         tie_word_embeddings: false,
+        qkv_bias: false,
+        max_position_embeddings: 0,
         attention,
         infini,
     }

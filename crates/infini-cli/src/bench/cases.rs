@@ -145,6 +145,8 @@ fn decoder(
         rope_theta: 1e4,
         rms_norm_eps: 1e-5,
         tie_word_embeddings: tied,
+        qkv_bias: false,
+        max_position_embeddings: 0,
         attention,
         infini,
     }

@@ -35,6 +35,8 @@ impl Home {
             rope_theta: 1e4,
             rms_norm_eps: 1e-6,
             tie_word_embeddings: true,
+            qkv_bias: false,
+            max_position_embeddings: 0,
             attention: Attention::Infini,
             infini: InfiniConfig { segment_len: 16, ..InfiniConfig::preset("selective-linear").unwrap() },
         };

@@ -48,6 +48,8 @@ fn config(s: &serde_json::Value) -> Result<ModelConfig, String> {
         rope_theta: k.theta,
         rms_norm_eps: number(s, "rms_eps")?,
         tie_word_embeddings: flag("tied")?,
+        qkv_bias: false,
+        max_position_embeddings: 0,
         attention: Attention::Infini,
         infini: InfiniConfig {
             segment_len: k.segment_len,

@@ -15,6 +15,8 @@ pub(crate) struct Attention {
     q: Vec<f32>,
     k: Vec<f32>,
     v: Vec<f32>,
+    /// Of q, k and v.
+    bias: Option<[Vec<f32>; 3]>,
     o: Vec<f32>,
     conv: Option<Vec<f32>>,
     memory: Option<Memory>,
@@ -52,6 +54,7 @@ impl Gate {
 /// Where in the stream a call stands.
 pub(crate) struct Place<'a> {
     pub config: &'a ModelConfig,
+    /// Angles of every position of the window, after these tokens.
     pub angles: &'a rope::Table,
     pub batch: usize,
     pub tokens: usize,
@@ -120,6 +123,7 @@ impl Attention {
             q: take("q_proj.weight"),
             k: take("k_proj.weight"),
             v: take("v_proj.weight"),
+            bias: config.qkv_bias.then(|| ["q", "k", "v"].map(|n| take(&format!("{n}_proj.bias")))),
             o: take("o_proj.weight"),
             conv: (kind != LayerKind::Full && i.conv > 0).then(|| take("infini.conv.weight")),
             memory,
@@ -160,7 +164,12 @@ impl Attention {
             linear::forward(h, w, &mut y, [rows, d, out], false);
             y
         };
-        let (q, k, v) = (apply(&self.q), apply(&self.k), apply(&self.v));
+        let (mut q, mut k, mut v) = (apply(&self.q), apply(&self.k), apply(&self.v));
+        if let Some(bias) = &self.bias {
+            for (y, bias) in [&mut q, &mut k, &mut v].into_iter().zip(bias) {
+                linear::add_bias(y, bias);
+            }
+        }
         let (mut w, mut a, mut gate) = (Vec::new(), Vec::new(), Vec::new());
         if let Some(m) = &self.memory {
             w = match &m.write {
@@ -223,13 +232,6 @@ impl Attention {
             count_writes(state, &piece.w, p, done, n);
         }
 
-        let grown;
-        let angles = if self.kind == LayerKind::Full {
-            grown = rope::Table::new(&rope::frequencies(c.rope_theta, d), 0, len);
-            &grown
-        } else {
-            p.angles
-        };
         let kv = |data, stride: usize| Heads::new(data, [b, len, hkv, d], [stride, hkv * d, d]);
         let q = Heads::new(&piece.q[done * h * d..], [b, n, h, d], [t * h * d, h * d, d]);
         let reset = resets(p.doc_start, start, len);
@@ -240,7 +242,7 @@ impl Attention {
             v: kv(&state.v, cap * hkv * d),
             k_pos: 0,
             reset: reset.as_deref(),
-            angles: Some(local::Angles { cos: &angles.cos, sin: &angles.sin }),
+            angles: Some(local::Angles { cos: &p.angles.cos, sin: &p.angles.sin }),
         };
         let angles = window.angles;
         let mut a_dot = vec![0.0; b * n * h * d];
