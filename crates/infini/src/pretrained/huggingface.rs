@@ -208,13 +208,14 @@ impl<'a> Keys<'a> {
         let used = self.flag("use_sliding_window", mistral)?;
         let default = if mistral && !self.object.contains_key("sliding_window") { 4096 } else { 0 };
         let window = self.size("sliding_window", Some(default))?;
+        let sliding = used && window > 0;
         if let Some(types) = self.get("layer_types") {
             let full = types.as_array().is_some_and(|a| a.iter().all(|t| t == "full_attention"));
-            if !full && !(used && window > 0) {
+            if !(full || sliding) {
                 return Err(not_computed("layer_types", types));
             }
         }
-        Ok((used && window > 0).then_some(window))
+        Ok(sliding.then_some(window))
     }
 
     /// Refuses what was not read and is not known to be harmless.
