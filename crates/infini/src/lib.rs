@@ -22,3 +22,8 @@ pub mod weights;
 pub use config::{InfiniConfig, ModelConfig};
 pub use error::{Error, Result};
 pub use weights::Weights;
+
+/// The README's example compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
