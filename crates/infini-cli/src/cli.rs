@@ -55,6 +55,7 @@ enum Command {
     Check(check::Check),
     Bench(bench::Args),
     Tokenizer(tokenizer::Tokenizer),
+    Data(data::Data),
     Completions(shell::Completions),
     Man(shell::Man),
 }
@@ -82,6 +83,7 @@ pub fn run() -> Result<Outcome> {
         Command::Check(c) => c.run(),
         Command::Bench(c) => bench::run(&c),
         Command::Tokenizer(c) => c.run(),
+        Command::Data(c) => c.run(),
         Command::Completions(c) => c.run(),
         Command::Man(c) => c.run(),
     }

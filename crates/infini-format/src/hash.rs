@@ -15,6 +15,11 @@ pub fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
+/// SHA-256 of `bytes` as they are, for binary formats.
+pub(crate) fn digest(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
 /// SHA-256 of a file's bytes, read in blocks: a file of any size takes constant memory.
 ///
 /// # Errors

@@ -12,6 +12,7 @@
 //! | [`gguf`] | GGUF files, read only |
 //! | [`memory`] | memory files (`.mem`): a reader's state, bound to the model that made it |
 //! | [`checkpoint`] | a training run's checkpoint folder |
+//! | [`shards`] | the token shards of a training corpus |
 //!
 //! ```
 //! use infini_format::{io::RealIo, memory, tensors::Tensor};
@@ -47,6 +48,7 @@ pub mod hash;
 pub mod io;
 pub mod limits;
 pub mod memory;
+pub mod shards;
 pub mod tensors;
 
 mod error;

@@ -51,3 +51,9 @@ pub const PART_NAME: usize = 128;
 
 /// Largest part of a checkpoint, in bytes.
 pub const PART_BYTES: u64 = 64 << 30;
+
+/// Most documents in one shard of tokens.
+pub const SHARD_DOCUMENTS: u64 = 1 << 24;
+
+/// Most text of names in one shard of tokens, in bytes.
+pub const SHARD_NAMES: u64 = 1 << 30;

@@ -9,7 +9,7 @@ use crate::local::{Angles, gather};
 use crate::memory::{self, Gate, PerToken, Phi, State, StateMut, Written};
 use crate::par::{self, Carve, Shared};
 use crate::schedule::Schedule;
-use crate::settings::{Rule, Settings};
+use crate::settings::{Mix, Rule, Settings};
 
 pub use crate::attention_backward::{Grads, Upstream, backward};
 
@@ -280,6 +280,10 @@ fn forward_head(p: &Plan, rot: &Rotation, gate: &Gate, to: &Targets, b: usize, n
     for i in 0..group {
         let (q, stride) = p.x.q.head(b, n * group + i, 0);
         let rows = &mut a_dot[i * t * dv..(i + 1) * t * dv];
+        if p.s.mix == Mix::Memory {
+            rows.fill(0.0);
+            continue;
+        }
         let lse = if to.keep { &mut lse[2 * i * t..2 * (i + 1) * t] } else { &mut *lse };
         flash::forward(rot, p.visible(b), (q, stride, 0), kt, v, (d, dv, t), rows, lse, c.0);
     }

@@ -233,7 +233,11 @@ impl Head<'_> {
             let (q, stride) = p.x.q.head(self.b, h, 0);
             let lse = &self.saved.lse[2 * (self.b * p.h + h) * t..][..2 * t];
             let visible = p.visible(self.b);
-            flash::backward(rot, visible, (q, stride, 0), &keys, (d, dv, t), lse, d_dot, delta, dq, dk, dval, c.0);
+            if p.s.mix == Mix::Memory {
+                dq.fill(0.0);
+            } else {
+                flash::backward(rot, visible, (q, stride, 0), &keys, (d, dv, t), lse, d_dot, delta, dq, dk, dval, c.0);
+            }
             // SAFETY: this task alone writes batch row b and head h.
             unsafe { self.to.q.put(self.b, 0, h, dq) };
         }
@@ -271,7 +275,7 @@ impl Head<'_> {
         split_rows(dy, stride, dv, g, a_mem, a_dot, d_dot, dlogit);
         flash::chained_dots(dv, d_dot, a_dot, delta);
         match p.s.mix {
-            Mix::Add => {}
+            Mix::Add | Mix::Memory => {}
             Mix::Head => {
                 let sum: f64 = dlogit.iter().map(|x| f64::from(*x)).sum();
                 // SAFETY: this task alone takes the sums of its row and heads.

@@ -120,7 +120,7 @@ impl Case {
         let needed = match self.settings.mix {
             crate::Mix::Head => "in.beta",
             crate::Mix::Token => "in.gate",
-            crate::Mix::Add => "in.q",
+            crate::Mix::Add | crate::Mix::Memory => "in.q",
         };
         for name in [needed, "up.y", "up.M"].into_iter().chain((!seq).then_some("up.z")) {
             if !self.tensors.contains_key(name) {

@@ -303,7 +303,7 @@ impl<'a> Gate<'a> {
         let (logits, len) = match mix {
             Mix::Head => (beta.expect("mix: beta missing"), h),
             Mix::Token => (gate.expect("mix: gate missing"), b * t * h),
-            Mix::Add => (&[][..], 0),
+            Mix::Add | Mix::Memory => (&[][..], 0),
         };
         assert!(logits.len() >= len, "mix: {} logits: {len} expected", logits.len());
         Gate { mix, logits, t, h }
@@ -315,7 +315,7 @@ impl<'a> Gate<'a> {
             return;
         }
         match self.mix {
-            Mix::Add => out.fill(1.0),
+            Mix::Add | Mix::Memory => out.fill(1.0),
             Mix::Head => out.fill(sigmoid(self.logits[h])),
             Mix::Token => shares(&self.logits[(b * self.t + from) * self.h + h..], self.h, out),
         }
@@ -323,7 +323,11 @@ impl<'a> Gate<'a> {
 
     /// The weight of the window's answer beside `g`.
     pub(crate) fn window_share(&self, g: f32) -> f32 {
-        if self.mix == Mix::Add { 1.0 } else { 1.0 - g }
+        match self.mix {
+            Mix::Add => 1.0,
+            Mix::Memory => 0.0,
+            Mix::Head | Mix::Token => 1.0 - g,
+        }
     }
 }
 

@@ -32,6 +32,8 @@ pub enum Mix {
     Token,
     /// `A_dot + A_mem`.
     Add,
+    /// `A_mem` alone: for a memory with heads of its own, whose window is another operation.
+    Memory,
 }
 
 /// Rotary positions in the local attention; the memory always sees un-rotated q and k.

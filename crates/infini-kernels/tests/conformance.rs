@@ -25,7 +25,7 @@ fn table() -> Vec<Recipe> {
                         settings: Settings {
                             rule,
                             features,
-                            mix: [Mix::Head, Mix::Token, Mix::Add][turn % 3],
+                            mix: [Mix::Head, Mix::Token, Mix::Add, Mix::Memory][turn % 4],
                             rope: [Rope::Half, Rope::Interleaved, Rope::None][turn / 2 % 3],
                             segment_len: [64, 16, 100, 7][turn % 4],
                             span: 1 + turn / 3 % 2,
@@ -116,6 +116,7 @@ fn reference_gradients_agree_with_central_differences() {
         with(Rule::Delta, Features::SoftmaxPair, Mix::Head, 1, 0, FinalState::Flush, true),
         with(Rule::SeqDelta, Features::L2, Mix::Token, 2, 1, FinalState::Flush, false),
         with(Rule::SeqDelta, Features::L2, Mix::Head, 1, 0, FinalState::Closed, true),
+        with(Rule::Linear, Features::Elu1, Mix::Memory, 2, 1, FinalState::Closed, true),
     ];
     let mut random = Random(5);
     for recipe in recipes {

@@ -246,6 +246,17 @@ impl TrainConfig {
         self.curriculum.last().map_or((self.batch, self.tokens), |s| (s.batch, s.tokens))
     }
 
+    /// Tokens that each row has read before step `step`.
+    pub fn columns(&self, step: u64) -> u64 {
+        let (mut left, mut read) = (step, 0);
+        for s in &self.curriculum {
+            let steps = s.steps.min(left);
+            read += steps * s.tokens as u64;
+            left -= steps;
+        }
+        (read + left * self.stage(step).1 as u64) * self.accumulate as u64
+    }
+
     /// Rows and tokens of every stage.
     pub fn shapes(&self) -> Vec<(usize, usize)> {
         if self.curriculum.is_empty() {

@@ -4,10 +4,11 @@
 
 use burn::tensor::Tensor;
 
+use crate::carry::{self, Carry};
 use crate::ops::{AttentionInputs, Body, HeadShape, Tokens, composed::softplus};
 use crate::parameters::Parameters;
 use infini::config::{Activation, Attention, LayerKind, MixName, ModelConfig, NullSlot, RuleName, Write};
-use infini_kernels::Features;
+use infini_kernels::{Features, Settings};
 
 /// What a forward pass gives.
 #[derive(Debug)]
@@ -38,19 +39,33 @@ pub struct WriteGate {
     pub strength: Tensor<2>,
 }
 
-/// The decoder without its head.
+/// The decoder without its head, from nothing.
 pub fn forward(body: Body, c: &ModelConfig, p: &Parameters, t: &Tokens) -> Forward {
+    forward_carried(body, c, p, t, None, false).0
+}
+
+/// The decoder without its head for rows that have read before, and, with `keep`, what they leave for the next step: then T
+/// is a multiple of the segment length, and the window no longer than T.
+pub fn forward_carried(
+    body: Body,
+    c: &ModelConfig,
+    p: &Parameters,
+    t: &Tokens,
+    before: Option<&Carry>,
+    keep: bool,
+) -> (Forward, Option<Carry>) {
     let mut gates = Vec::new();
+    let mut after = keep.then(|| Carry::new(c, t));
     let mut x = body.embedding(p.get("model.embed_tokens.weight"), t);
     for l in 0..c.num_hidden_layers {
-        let layer = Layer { body, c, p, l };
+        let layer = Layer { body, c, p, l, before };
         let h = layer.norm("input_layernorm", x.clone());
-        x = x + layer.attention(h, t, &mut gates);
+        x = x + layer.attention(h, t, &mut gates, &mut after);
         let h = layer.norm("post_attention_layernorm", x.clone());
         x = x + layer.mlp(h);
     }
     let hidden = body.rms_norm(x, p.get("model.norm.weight"), c.rms_norm_eps);
-    Forward { hidden, gates }
+    (Forward { hidden, gates }, after)
 }
 
 /// The head's weights `[V, d]`: the embedding if they are tied.
@@ -68,6 +83,7 @@ struct Layer<'a> {
     c: &'a ModelConfig,
     p: &'a Parameters,
     l: usize,
+    before: Option<&'a Carry>,
 }
 
 impl Layer<'_> {
@@ -89,10 +105,10 @@ impl Layer<'_> {
     }
 
     /// Attention of the normalised input `h`, projected back to the residual stream.
-    fn attention(&self, mut h: Tensor<2>, t: &Tokens, gates: &mut Vec<Gate>) -> Tensor<2> {
+    fn attention(&self, mut h: Tensor<2>, t: &Tokens, gates: &mut Vec<Gate>, after: &mut Option<Carry>) -> Tensor<2> {
         let c = self.c;
         if c.attention != Attention::Full && c.infini.conv > 0 {
-            h = h.clone() + self.body.conv(h, self.get("self_attn.infini.conv.weight"), t);
+            h = h.clone() + self.conv("self_attn.infini.conv.weight", "conv", h, t, after);
         }
         let [q, k, v] = ["q", "k", "v"].map(|n| {
             let name = format!("self_attn.{n}_proj");
@@ -101,13 +117,68 @@ impl Layer<'_> {
         let mut x = AttentionInputs::new(q, k, v);
         let shape = HeadShape { heads: c.num_attention_heads, kv_heads: c.kv_heads(), width: c.head_width() };
         let settings = c.kernel_settings(self.l);
-        let y = if c.layer_kind(self.l) == LayerKind::Infini {
-            gates.push(self.memory_inputs(&h, &mut x));
-            self.body.attention(&settings, shape, &x, t)
+        if c.layer_kind(self.l) == LayerKind::Full {
+            return self.linear("self_attn.o_proj", &self.body.window(&settings, shape, &x, t));
+        }
+        let memory = c.layer_kind(self.l) == LayerKind::Infini;
+        let own = c.own_memory(self.l);
+        let mut kept = Kept { layer: self, t, after };
+        let mut read = None;
+        if memory {
+            let gate = self.memory_inputs(&h, &mut x);
+            gates.push(gate);
+        }
+        if own {
+            let y = self.own(&h, &x, &mut kept);
+            read = Some(self.linear("self_attn.infini.memory.o_proj", &y));
+            (x.w, x.a, x.c, x.fmap) = (None, None, None, None);
+        }
+        kept.window(&mut x, ["k", "v"]);
+        let y = if memory && !own {
+            kept.attention(&settings, shape, &x)
         } else {
-            self.body.window(&settings, shape, &x, t)
+            kept.seen(&x, |x, t| self.body.window(&settings, shape, x, t))
         };
-        self.linear("self_attn.o_proj", &y)
+        let y = self.linear("self_attn.o_proj", &y);
+        match read {
+            Some(read) => y + read,
+            None => y,
+        }
+    }
+
+    /// What a memory with projections of its own gives, normalised: `[B T, heads · width]`.
+    fn own(&self, h: &Tensor<2>, gates: &AttentionInputs, kept: &mut Kept) -> Tensor<2> {
+        let c = self.c;
+        let (heads, kv_heads, width) = c.memory_shape();
+        let [q, mut k, mut v] = ["q", "k", "v"].map(|n| self.linear(&format!("self_attn.infini.memory.{n}_proj"), h));
+        if c.infini.memory_conv > 0 {
+            for (x, name) in [(&mut k, "k_conv"), (&mut v, "v_conv")] {
+                let weight = format!("self_attn.infini.memory.{name}.weight");
+                *x = x.clone() + self.conv(&weight, &format!("memory.{name}"), x.clone(), kept.t, kept.after);
+            }
+        }
+        let AttentionInputs { w, a, c: null, fmap, .. } = gates.clone();
+        let mut x = AttentionInputs { q, k, v, w, a, c: null, beta: None, gate: None, fmap };
+        kept.window(&mut x, ["memory.k", "memory.v"]);
+        let y = kept.attention(&c.own_settings(self.l), HeadShape { heads, kv_heads, width }, &x);
+        let n = y.dims()[0];
+        let ones = Tensor::ones([width], (&y.device(), y.dtype()));
+        let y = self.body.rms_norm(y.reshape([n * heads, width]), ones, c.rms_norm_eps).reshape([n, heads * width]);
+        y * self.get::<1>("self_attn.infini.memory.norm.weight").unsqueeze()
+    }
+
+    /// A convolution of `x` that goes on where the step before ended.
+    fn conv(&self, weight: &str, name: &str, x: Tensor<2>, t: &Tokens, after: &mut Option<Carry>) -> Tensor<2> {
+        let kernel = self.get::<2>(weight);
+        let tail = (kernel.dims()[0] - 1).min(t.len);
+        if let Some(after) = after {
+            after.put(self.l, name, carry::last(&x, tail, t));
+        }
+        let before = self.before.and_then(|b| b.get(self.l, name));
+        let n = before.map_or(0, |_| tail);
+        let reset = carry::resets(self.before, n, t);
+        let longer = Tokens { reset: reset.as_deref(), len: n + t.len, ..*t };
+        carry::drop_first(self.body.conv(carry::prepend(before, n, x, t), kernel, &longer), n, t)
     }
 
     /// The gates of a memory layer, all from the same `h` as q, k and v.
@@ -140,7 +211,9 @@ impl Layer<'_> {
         }
         x.c = match i.null_slot {
             NullSlot::Fixed(0.0) => None,
-            NullSlot::Fixed(value) => Some(Tensor::full([self.c.kv_heads()], value, (&x.q.device(), x.q.dtype()))),
+            NullSlot::Fixed(value) => {
+                Some(Tensor::full([self.c.memory_shape().1], value, (&x.q.device(), x.q.dtype())))
+            }
             NullSlot::Learned(_) => Some(softplus(self.get::<1>("self_attn.infini.c_raw"))),
         };
         if self.c.features() == Features::SoftmaxPair {
@@ -156,5 +229,68 @@ impl Layer<'_> {
             Activation::GeluMlp => self.body.gelu(up),
         };
         self.linear("mlp.down_proj", &inner)
+    }
+}
+
+/// One layer's attention between what was carried to it and what it leaves.
+struct Kept<'a, 'b> {
+    layer: &'a Layer<'a>,
+    t: &'a Tokens<'a>,
+    after: &'b mut Option<Carry>,
+}
+
+impl Kept<'_, '_> {
+    /// Carried tokens.
+    fn n(&self) -> usize {
+        self.layer.before.map_or(0, |_| carry::window(self.layer.c))
+    }
+
+    /// Keeps the window's end of keys, values, write strengths and decays, and puts what was carried before them; queries
+    /// and gates of carried tokens are zeros.
+    fn window(&mut self, x: &mut AttentionInputs, [k, v]: [&str; 2]) {
+        let (n, r, l, t) = (self.n(), carry::window(self.layer.c), self.layer.l, self.t);
+        let before = |name: &str| self.layer.before.and_then(|b| b.get(l, name));
+        let mut put = |name: &str, x: &mut Tensor<2>| {
+            if let Some(after) = self.after.as_mut().filter(|_| r > 0) {
+                after.put(l, name, carry::last(x, r, t));
+            }
+            *x = carry::prepend(before(name), n, x.clone(), t);
+        };
+        put(k, &mut x.k);
+        put(v, &mut x.v);
+        for (name, x) in [("w", &mut x.w), ("a", &mut x.a)] {
+            if let Some(x) = x {
+                put(name, x);
+            }
+        }
+        x.q = carry::prepend(None, n, x.q.clone(), t);
+        x.gate = x.gate.clone().map(|g| carry::prepend(None, n, g, t));
+    }
+
+    /// Runs an operation on carried and new tokens and returns what belongs to the new ones.
+    fn seen(&self, x: &AttentionInputs, f: impl FnOnce(&AttentionInputs, &Tokens) -> Tensor<2>) -> Tensor<2> {
+        let n = self.n();
+        let reset = carry::resets(self.layer.before, n, self.t);
+        let longer = Tokens { reset: reset.as_deref(), len: n + self.t.len, ..*self.t };
+        carry::drop_first(f(x, &longer), n, self.t)
+    }
+
+    /// Infini-attention from the carried memory to the one that is left.
+    fn attention(&mut self, s: &Settings, shape: HeadShape, x: &AttentionInputs) -> Tensor<2> {
+        let (l, body) = (self.layer.l, self.layer.body);
+        let before = |name: &str| self.layer.before.and_then(|b| b.get(l, name));
+        let start = before("m").map(|m| [m, before("z").unwrap_or(&[])]);
+        let mut end = Default::default();
+        let y = self.seen(x, |x, t| {
+            let (y, state) = body.attention_from(s, shape, x, t, start);
+            end = state;
+            y
+        });
+        if let Some(after) = self.after {
+            let [m, z] = end;
+            after.put(l, "m", m);
+            after.put(l, "z", z);
+        }
+        y
     }
 }

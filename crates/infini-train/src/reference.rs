@@ -45,6 +45,22 @@ struct Tape {
     mlp_gate: Vec<f64>,
     up: Vec<f64>,
     inner: Vec<f64>,
+    /// Write strengths of a layer whose attention has no memory.
+    shut: Vec<f64>,
+    own: Own,
+}
+
+/// Intermediate values of a memory with projections of its own.
+#[derive(Default)]
+struct Own {
+    q: Vec<f64>,
+    /// Keys and values before their convolutions, and after.
+    raw: [Vec<f64>; 2],
+    k: Vec<f64>,
+    v: Vec<f64>,
+    read: Vec<f64>,
+    normed: Vec<f64>,
+    y: Vec<f64>,
 }
 
 struct Run<'a> {
@@ -155,15 +171,20 @@ impl<'a> Run<'a> {
     fn settings(&self, l: usize) -> Settings {
         let mut s = self.c.kernel_settings(l);
         s.segment_len = s.segment_len.min(self.t.len);
-        if self.c.layer_kind(l) != LayerKind::Infini {
+        if !self.shared(l) {
             (s.rule, s.features, s.mix) = (Rule::Linear, Features::Elu1, Mix::Add);
         }
         s
     }
 
+    /// Whether the memory is part of the layer's attention.
+    fn shared(&self, l: usize) -> bool {
+        self.c.layer_kind(l) == LayerKind::Infini && !self.c.own_memory(l)
+    }
+
     fn inputs<'b>(&'b self, l: usize, t: &'b Tape) -> Inputs<'b> {
         let c = self.c;
-        let memory = c.layer_kind(l) == LayerKind::Infini;
+        let memory = self.shared(l);
         let (d, i) = (c.head_width(), &c.infini);
         let optional = |there: bool, name: &str| if there { self.at(l, name) } else { &[] };
         Inputs {
@@ -179,9 +200,9 @@ impl<'a> Run<'a> {
             q: &t.q,
             k: &t.k,
             v: &t.v,
-            w: &t.w,
-            a: &t.a,
-            c: &t.c,
+            w: if memory { &t.w } else { &t.shut },
+            a: if memory { &t.a } else { &[] },
+            c: if memory { &t.c } else { &[] },
             beta: optional(memory && i.mix == MixName::Head, "self_attn.infini.beta"),
             gate: &t.gate,
             fmap_w: optional(memory && c.features() == Features::SoftmaxPair, "self_attn.infini.fmap.weight"),
@@ -207,11 +228,14 @@ impl<'a> Run<'a> {
         });
         if c.layer_kind(l) == LayerKind::Infini {
             self.gates(l, &mut t);
-        } else {
-            t.w = vec![0.0; self.n * c.kv_heads()];
         }
+        t.shut = vec![0.0; self.n * c.kv_heads()];
         t.y = naive::forward(&self.settings(l), &self.inputs(l, &t)).y;
         t.middle = add(&t.x, &self.linear(l, "self_attn.o_proj", &t.y));
+        if c.own_memory(l) {
+            self.own(l, &mut t);
+            t.middle = add(&t.middle, &self.linear(l, &memory("o_proj"), &t.own.y));
+        }
         t.h2 = f::rms(&t.middle, self.at(l, "post_attention_layernorm.weight"), c.rms_norm_eps);
         t.up = self.linear(l, "mlp.up_proj", &t.h2);
         t.inner = match c.hidden_act {
@@ -222,6 +246,83 @@ impl<'a> Run<'a> {
             }
         };
         t
+    }
+
+    fn own_inputs<'b>(&'b self, l: usize, t: &'b Tape) -> Inputs<'b> {
+        let c = self.c;
+        let (h, hkv, d) = c.memory_shape();
+        let pair = c.features() == Features::SoftmaxPair;
+        Inputs {
+            dims: Dims { b: self.t.batch, t: self.t.len, h, hkv, d, dv: d, f: c.feature_dim() },
+            q: &t.own.q,
+            k: &t.own.k,
+            v: &t.own.v,
+            w: &t.w,
+            a: &t.a,
+            c: &t.c,
+            beta: &[],
+            gate: &[],
+            fmap_w: if pair { self.at(l, "self_attn.infini.fmap.weight") } else { &[] },
+            reset: &self.reset,
+            m0: &[],
+            z0: &[],
+        }
+    }
+
+    fn own_conv(&self) -> Option<Shape> {
+        let (heads, _, width) = self.c.memory_shape();
+        let shape = Shape { b: self.t.batch, t: self.t.len, d: heads * width, width: self.c.infini.memory_conv };
+        (shape.width > 0).then_some(shape)
+    }
+
+    fn own(&self, l: usize, t: &mut Tape) {
+        let width = self.c.memory_shape().2;
+        t.own.q = self.linear(l, &memory("q_proj"), &t.h);
+        t.own.raw = ["k_proj", "v_proj"].map(|n| self.linear(l, &memory(n), &t.h));
+        let convolved = |x: &[f64], name: &str| match self.own_conv() {
+            None => x.to_vec(),
+            Some(shape) => add(x, &f::conv(shape, x, self.at(l, &format!("{}.weight", memory(name))), self.t.reset)),
+        };
+        t.own.k = convolved(&t.own.raw[0], "k_conv");
+        t.own.v = convolved(&t.own.raw[1], "v_conv");
+        t.own.read = naive::forward(&self.own_settings(l), &self.own_inputs(l, t)).y;
+        t.own.normed = f::rms(&t.own.read, &vec![1.0; width], self.c.rms_norm_eps);
+        let gain = self.at(l, &format!("{}.weight", memory("norm")));
+        t.own.y = t.own.normed.iter().enumerate().map(|(i, x)| x * gain[i % gain.len()]).collect();
+    }
+
+    fn own_settings(&self, l: usize) -> Settings {
+        let mut s = self.c.own_settings(l);
+        s.segment_len = s.segment_len.min(self.t.len);
+        s
+    }
+
+    fn own_back(&mut self, l: usize, t: &Tape, dmiddle: &[f64], penalty: f64) -> Vec<f64> {
+        let width = self.c.memory_shape().2;
+        let dy = self.linear_back(l, &memory("o_proj"), &t.own.y, dmiddle);
+        let name = |s: &str| format!("model.layers.{l}.{}.weight", memory(s));
+        let gain = self.get(&name("norm"));
+        let mut dgain = vec![0.0; gain.len()];
+        dy.iter().zip(&t.own.normed).enumerate().for_each(|(i, (d, x))| dgain[i % gain.len()] += d * x);
+        accumulate(&mut self.g, &name("norm"), &dgain);
+        let dnormed: Vec<f64> = dy.iter().enumerate().map(|(i, d)| d * gain[i % gain.len()]).collect();
+        let (dread, _) = f::rms_backward(&t.own.read, &vec![1.0; width], self.c.rms_norm_eps, &dnormed);
+        let x = self.own_inputs(l, t);
+        let states = x.dims.b * x.dims.hkv * x.dims.f;
+        let zeros = (vec![0.0; states * x.dims.dv], vec![0.0; states]);
+        let g = naive::backward(&self.own_settings(l), &x, &dread, &zeros.0, &zeros.1);
+        let mut dh = self.linear_back(l, &memory("q_proj"), &t.h, &g.q);
+        for (i, (letter, d)) in [("k", &g.k), ("v", &g.v)].into_iter().enumerate() {
+            let mut dx = d.clone();
+            if let Some(shape) = self.own_conv() {
+                let name = name(&format!("{letter}_conv"));
+                let (d, dc) = f::conv_backward(shape, &t.own.raw[i], self.get(&name), self.t.reset, d);
+                accumulate(&mut self.g, &name, &dc);
+                dx = add(&dx, &d);
+            }
+            dh = add(&dh, &self.linear_back(l, &memory(&format!("{letter}_proj")), &t.h, &dx));
+        }
+        add(&dh, &self.gates_back(l, t, &g, penalty))
     }
 
     fn gates(&self, l: usize, t: &mut Tape) {
@@ -246,7 +347,7 @@ impl<'a> Run<'a> {
             t.a = t.decay_logits.iter().enumerate().map(decay).collect();
         } else {
             t.c = match i.null_slot {
-                NullSlot::Fixed(c) => vec![c; self.c.kv_heads()],
+                NullSlot::Fixed(c) => vec![c; self.c.memory_shape().1],
                 NullSlot::Learned(_) => self.at(l, "self_attn.infini.c_raw").iter().map(|x| f::softplus(*x)).collect(),
             };
         }
@@ -281,8 +382,10 @@ impl<'a> Run<'a> {
                 if c.qkv_bias { self.affine_back(l, &name, &t.h, d) } else { self.linear_back(l, &name, &t.h, d) };
             dh = add(&dh, &back);
         }
-        if c.layer_kind(l) == LayerKind::Infini {
+        if self.shared(l) {
             dh = add(&dh, &self.gates_back(l, t, &g, penalty));
+        } else if c.own_memory(l) {
+            dh = add(&dh, &self.own_back(l, t, &dmiddle, penalty));
         }
         let dnormed = match self.conv_shape() {
             None => dh,
@@ -339,6 +442,11 @@ impl<'a> Run<'a> {
         }
         dh
     }
+}
+
+/// The name of a part of a memory with projections of its own.
+fn memory(part: &str) -> String {
+    format!("self_attn.infini.memory.{part}")
 }
 
 fn add(x: &[f64], y: &[f64]) -> Vec<f64> {

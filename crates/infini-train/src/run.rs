@@ -7,6 +7,7 @@ use std::time::Instant;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
+use crate::carry::Carry;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::memory::{Estimate, estimate};
@@ -109,6 +110,9 @@ struct Saved {
     metrics: [u64; 3],
     config: String,
     tokenizer: String,
+    /// What stands for the data, if they are more than the configuration says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    data: Option<String>,
 }
 
 /// Trains as `config` says, in a folder that holds `config.toml`, `metrics.csv`, `metrics.jsonl`,
@@ -138,20 +142,26 @@ pub fn train(config: &Config, options: &Options, progress: &mut dyn FnMut(Event)
         _ => config.data.tokenizer(options.data_dir, model.vocab_size)?,
     };
     let task = tasks::build(&config.data, options.data_dir, &tokenizer, model.infini.segment_len, model.infini.span)?;
+    let data = task.identity();
+    if saved.as_ref().is_some_and(|(s, ..)| s.data != data) {
+        let why = "the data are other ones than those it began with: put them back, or choose another folder".into();
+        return Err(Error::Resume { path: out.display().to_string(), why });
+    }
     let fresh = || Weights::init(model, config.train.seed);
     let mut trainer = Trainer::new(config, &init.map_or_else(fresh, |(w, _)| w), task, &options.device)?;
     let mut before = 0.0;
     let lengths = saved.as_ref().map(|(s, ..)| s.metrics);
     let resumed = saved.as_ref().map(|(s, ..)| s.counts.step);
-    if let Some((saved, weights, moments)) = saved {
+    if let Some((saved, weights, moments, carry)) = saved {
         // the last run may have died between the checkpoint and the model folder
         folder::save(out, model, &weights, saved.tokenizer.as_bytes(), Dtype::F32)?;
         before = saved.seconds;
-        trainer.restore(&weights, moments, saved.counts);
+        trainer.restore(&weights, moments, saved.counts, carry);
     }
     write(&out.join("config.toml"), config.to_toml().as_bytes())?;
     let mut run = Run {
         config,
+        data,
         tokenizer: String::from_utf8_lossy(&tokenizer.to_json()).into_owned(),
         metrics: Metrics::open(out, lengths)?,
         dir,
@@ -171,6 +181,7 @@ pub fn train(config: &Config, options: &Options, progress: &mut dyn FnMut(Event)
 
 struct Run<'a> {
     config: &'a Config,
+    data: Option<String>,
     tokenizer: String,
     metrics: Metrics,
     dir: PathBuf,
@@ -243,13 +254,21 @@ impl Run<'_> {
             metrics: self.metrics.sync()?,
             config: self.config.to_toml(),
             tokenizer: self.tokenizer.clone(),
+            data: self.data.clone(),
         };
         let weights = Weights::new(model, self.trainer.parameters().weights())?;
         let weight_bytes = folder::weight_bytes(model, &weights, Dtype::F32)?;
         let moment_bytes = moments_to_bytes(&self.trainer)?;
         let state = serde_json::to_vec_pretty(&saved).expect("a state is plain data");
-        let parts: [(&str, &[u8]); 3] =
-            [("weights.safetensors", &weight_bytes), ("moments.safetensors", &moment_bytes), ("state.json", &state)];
+        let mut parts: Vec<(&str, &[u8])> = vec![
+            ("weights.safetensors", &weight_bytes),
+            ("moments.safetensors", &moment_bytes),
+            ("state.json", &state),
+        ];
+        let carry = self.trainer.carry().map(|c| c.to_bytes().map_err(Error::file)).transpose()?;
+        if let Some(carry) = &carry {
+            parts.push((CARRY, carry));
+        }
         checkpoint::save(&RealIo, &self.dir, counts.step, &parts).map_err(Error::file)?;
         folder::save(self.out, model, &weights, self.tokenizer.as_bytes(), Dtype::F32)?;
         progress(Event::Saved { step: counts.step });
@@ -272,6 +291,7 @@ fn names_tokenizer(data: &DataConfig) -> bool {
     match data {
         DataConfig::Passkey(c) => c.tokenizer.is_some(),
         DataConfig::Text(c) => c.tokenizer.is_some(),
+        DataConfig::Documents(_) => true,
         DataConfig::Mqar(_) => false,
     }
 }
@@ -315,7 +335,10 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     atomic_write(&RealIo, path, PUBLIC, bytes).map_err(Error::file)
 }
 
-type Restored = (Saved, Weights, Vec<[Vec<f32>; 2]>);
+type Restored = (Saved, Weights, Vec<[Vec<f32>; 2]>, Option<Carry>);
+
+/// The checkpoint's part that holds what rows carry from step to step.
+const CARRY: &str = "carry.safetensors";
 
 /// What a checkpoint holds, if it is of this configuration; the length of the run and the intervals of
 /// saving and logging may differ.
@@ -336,7 +359,9 @@ fn read_state(config: &Config, out: &Path, loaded: &checkpoint::Loaded) -> Resul
     }
     let weights = folder::parse_weights(&config.model, part("weights.safetensors")?.clone())?;
     let moments = moments_from_bytes(&config.model, part("moments.safetensors")?.clone()).map_err(refuse)?;
-    Ok((saved, weights, moments))
+    let carry = loaded.parts.get(CARRY).map(|bytes| Carry::from_bytes(&config.model, bytes.clone()));
+    let carry = carry.transpose().map_err(|e| refuse(format!("{CARRY}: {e}")))?;
+    Ok((saved, weights, moments, carry))
 }
 
 const MOMENTS: [&str; 2] = ["mean", "square"];

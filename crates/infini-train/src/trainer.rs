@@ -5,6 +5,7 @@ use rand_chacha::ChaCha8Rng;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
+use crate::carry::{self, Carry};
 use crate::config::{Config, Penalty, PenaltyTokens};
 use crate::decoder::{self, Gate};
 use crate::error::{Error, Result};
@@ -28,6 +29,8 @@ pub struct Trainer {
     parameters: Parameters,
     moments: Vec<Moments>,
     counts: Counts,
+    /// What the rows have read, if they read on.
+    carry: Option<Carry>,
 }
 
 /// Where a run stands. Data needs no state: the batches of step n are drawn from stream n of the seed.
@@ -101,12 +104,26 @@ impl Trainer {
             let why = format!("{t} is below the {} that the task {} needs", task.min_tokens(), task.name());
             return Err(bad("train.tokens", why));
         }
+        if task.carries() {
+            let (segment, window) = (config.model.infini.segment_len, carry::window(&config.model));
+            let fits = |t: usize| t.is_multiple_of(segment) && t >= window.max(segment);
+            if let Some((_, t)) = config.train.shapes().iter().find(|(_, t)| !fits(*t)) {
+                let why = format!("{t} is not a number of whole segments of {segment}, which data.carry needs");
+                return Err(bad("train.tokens", why));
+            }
+            let (conv, memory_conv) = (config.model.infini.conv, config.model.infini.memory_conv);
+            if conv.max(memory_conv) > segment {
+                let why = format!("{conv} is wider than the segment of {segment}, which data.carry does not do");
+                return Err(bad("infini.conv", why));
+            }
+        }
         let device = device.clone().autodiff();
         let parameters = Parameters::new(&config.model, weights, &device, DType::F32);
         let zeros = |l: &crate::parameters::Leaf| Moments::zeros(l.shape.iter().product(), &device);
         let moments = parameters.leaves().iter().map(zeros).collect();
         let body = Body::of(&device);
-        Ok(Trainer { config: config.clone(), task, body, device, parameters, moments, counts: Counts::default() })
+        let (config, counts) = (config.clone(), Counts::default());
+        Ok(Trainer { config, task, body, device, parameters, moments, counts, carry: None })
     }
 
     /// Where the run stands.
@@ -128,11 +145,17 @@ impl Trainer {
     ///
     /// # Panics
     /// If `moments` are not one for each parameter.
-    pub fn restore(&mut self, weights: &Weights, moments: Vec<[Vec<f32>; 2]>, counts: Counts) {
+    pub fn restore(&mut self, weights: &Weights, moments: Vec<[Vec<f32>; 2]>, counts: Counts, carry: Option<Carry>) {
         assert_eq!(moments.len(), self.moments.len(), "moments of every parameter");
         self.parameters = Parameters::new(&self.config.model, weights, &self.device, DType::F32);
         self.moments = moments.into_iter().map(|[m, v]| Moments::from_values(m, v, &self.device)).collect();
         self.counts = counts;
+        self.carry = carry;
+    }
+
+    /// What the rows carry to the next step, if they read on.
+    pub fn carry(&self) -> Option<&Carry> {
+        self.carry.as_ref()
     }
 
     /// Takes one step; `statistics` also reads the gates, which costs a little.
@@ -147,9 +170,11 @@ impl Trainer {
         rng.set_stream(step);
         let mut report = Step { step, tokens: (c.accumulate * batch * tokens) as u64, ..Step::default() };
         let mut gradients: Vec<Option<Gradient>> = vec![None; self.moments.len()];
-        for part in 0..c.accumulate {
-            let rows = self.task.batch(&mut rng, batch, tokens);
-            let last = part + 1 == c.accumulate;
+        let read = self.config.train.columns(step);
+        let parts = self.config.train.accumulate;
+        for part in 0..parts {
+            let rows = self.task.draw(&mut rng, batch, tokens, read + (part * tokens) as u64)?;
+            let last = part + 1 == parts;
             self.accumulate(&rows, batch, tokens, &mut gradients, &mut report, statistics && last);
         }
         self.counts.step += 1;
@@ -162,6 +187,8 @@ impl Trainer {
         report.skipped = not_finite(report.loss, names.zip(squares));
         if let Some(what) = &report.skipped {
             self.counts.skipped += 1;
+            // what was carried may hold the numbers that are none
+            self.carry = None;
             self.counts.in_a_row += 1;
             if self.counts.in_a_row >= MAX_SKIPPED {
                 return Err(Error::NotFinite { step, what: what.clone(), count: MAX_SKIPPED });
@@ -176,7 +203,7 @@ impl Trainer {
 
     /// One batch's loss and gradients.
     fn accumulate(
-        &self,
+        &mut self,
         rows: &Batch,
         batch: usize,
         tokens: usize,
@@ -188,7 +215,9 @@ impl Trainer {
         let x = Rows::new(rows, batch, tokens);
         let t = Tokens { ids: &x.inputs, reset: rows.reset.as_deref(), batch, len: tokens };
         let model = &self.config.model;
-        let forward = decoder::forward(self.body, model, &self.parameters, &t);
+        let before = self.carry.take().filter(|c| c.batch() == batch);
+        let keep = self.task.carries();
+        let (forward, after) = decoder::forward_carried(self.body, model, &self.parameters, &t, before.as_ref(), keep);
         let weights = x.weights(self.config.train.answer_loss * share, self.config.train.token_loss * share);
         let head = decoder::head(model, &self.parameters);
         let loss = self.body.cross_entropy(forward.hidden, head, &x.targets, &weights);
@@ -219,6 +248,7 @@ impl Trainer {
 
         let mut grads = value.backward();
         drop(value);
+        self.carry = after;
         for (leaf, sum) in self.parameters.leaves().iter().zip(gradients) {
             match (Gradient::take(&leaf.value, &mut grads), sum.as_mut()) {
                 (Some(new), Some(sum)) => sum.add(self.body, new),

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::DType;
+use burn::tensor::{DType, Tensor};
 use infini::config::{
     Activation, Attention, FeatureName, InfiniConfig, Init, Layers, LayersName, Learned, MixName, ModelConfig,
     NullSlot, RuleName, Write,
@@ -11,6 +11,7 @@ use infini::config::{
 use infini::model::{Model, Want};
 use infini::weights::Weights;
 use infini_kernels::conformance::error;
+use infini_train::carry::Carry;
 use infini_train::ops::{Body, Gradient, Tokens};
 use infini_train::{Device, Parameters, decoder, reference};
 use rand::{RngExt, SeedableRng};
@@ -34,6 +35,10 @@ fn base() -> ModelConfig {
         attention: Attention::Infini,
         infini: InfiniConfig { segment_len: 8, ..InfiniConfig::preset("selective-linear").unwrap() },
     }
+}
+
+fn added() -> InfiniConfig {
+    InfiniConfig::preset("added-linear").unwrap()
 }
 
 fn configs() -> Vec<(&'static str, ModelConfig)> {
@@ -81,6 +86,24 @@ fn configs() -> Vec<(&'static str, ModelConfig)> {
                 (c.infini.feature_width, c.infini.null_slot) = (6, NullSlot::Learned(Learned::Learned));
                 (c.infini.write, c.infini.mix, c.infini.conv) = (Write::Hard, MixName::Add, 0);
                 c.infini.layers = Layers::List(vec![0]);
+            }),
+        ),
+        ("added-linear", with(&|c| c.infini = InfiniConfig { segment_len: 8, ..added() })),
+        (
+            "heads of its own, gated delta, soft",
+            with(&|c| {
+                c.infini = InfiniConfig { segment_len: 8, memory_heads: 3, memory_dim: 6, ..added() };
+                (c.infini.rule, c.infini.write, c.infini.conv) = (RuleName::GatedDelta, Write::Soft, 0);
+                (c.infini.span, c.infini.lag) = (1, 0);
+                c.infini.layers = Layers::List(vec![1]);
+            }),
+        ),
+        (
+            "heads of its own, delta, softmax pair, null slot",
+            with(&|c| {
+                c.infini = InfiniConfig { segment_len: 8, memory_dim: 10, memory_conv: 0, ..added() };
+                (c.infini.rule, c.infini.features) = (RuleName::Delta, FeatureName::SoftmaxPair);
+                (c.infini.feature_width, c.infini.null_slot) = (6, NullSlot::Learned(Learned::Learned));
             }),
         ),
     ]
@@ -194,5 +217,57 @@ fn the_streaming_model_computes_the_same() {
         let streamed = model.forward(&mut model.state(2), &input.ids, Want::All);
         let e = error(&streamed.iter().map(|x| f64::from(*x)).collect::<Vec<_>>(), &graph);
         assert!(e < 1e-5, "{name}: logits are {e:.1e} apart");
+    }
+}
+
+/// Steps that carry what they have read give the logits of one step over all tokens, and of the stream; gradients stop at
+/// the step's beginning, so those of a last step alone are the same whatever came before in the graph.
+#[test]
+fn steps_that_carry_are_one_step() {
+    for (name, c) in configs() {
+        if c.attention == Attention::Full {
+            continue;
+        }
+        for resets in [false, true] {
+            let (batch, len, steps) = (2, 16, 3);
+            let all = batch * len * steps;
+            let mut rng = ChaCha8Rng::seed_from_u64(8);
+            let ids: Vec<u32> = (0..all).map(|_| rng.random_range(0..c.vocab_size as u32)).collect();
+            // in the first row one inside a step and one at its first token, in the second one in the last tokens of a step
+            let begins = [0, 5, 16, 48 + 30, 48 + 45];
+            let reset: Vec<u8> = (0..all).map(|i| u8::from(resets && begins.contains(&i))).collect();
+            let w = Weights::new(&c, weights(&c)).unwrap();
+            let p = Parameters::new(&c, &w, &Device::flex().autodiff(), DType::F32);
+            let head = decoder::head(&c, &p);
+            let whole = Tokens { ids: &ids, reset: resets.then_some(&reset[..]), batch, len: len * steps };
+            for body in [Body::Kernel, Body::Composed] {
+                let numbers = |x: Tensor<2>| x.into_data_dtype(DType::F64).try_into_vec::<f64>().unwrap();
+                let expected = numbers(decoder::logits(body, &c, &p, &whole));
+                let mut carry: Option<Carry> = None;
+                let width = c.vocab_size;
+                for step in 0..steps {
+                    let cut = |x: usize| x / (len * steps) * len * steps + step * len + x % (len * steps);
+                    let rows = |x: &[u32]| -> Vec<u32> {
+                        (0..batch).flat_map(|b| x[cut(b * len * steps)..][..len].to_vec()).collect()
+                    };
+                    let flags: Vec<u8> =
+                        (0..batch).flat_map(|b| reset[cut(b * len * steps)..][..len].to_vec()).collect();
+                    let ids = rows(&ids);
+                    let t = Tokens { ids: &ids, reset: flags.contains(&1).then_some(&flags[..]), batch, len };
+                    let (out, after) = decoder::forward_carried(body, &c, &p, &t, carry.as_ref(), true);
+                    let got = numbers(body.linear(out.hidden, head.clone()));
+                    let wanted: Vec<f64> = (0..batch)
+                        .flat_map(|b| expected[cut(b * len * steps) * width..][..len * width].to_vec())
+                        .collect();
+                    let e = error(&got, &wanted);
+                    assert!(e < 1e-5, "{name}, resets {resets}, {body:?}, step {step}: {e:.1e}");
+                    // through a file and back
+                    let after = after.unwrap();
+                    let back = Carry::from_bytes(&c, after.to_bytes().unwrap()).unwrap();
+                    assert_eq!(back, after, "{name}");
+                    carry = Some(back);
+                }
+            }
+        }
     }
 }

@@ -252,7 +252,7 @@ fn numbers_that_are_none_are_skipped_named_and_end_the_run() {
     t.step(false).unwrap();
     let moments = t.moments().iter().map(infini_train::ops::Moments::to_vecs).collect();
     let counts = t.counts();
-    t.restore(&good, moments, counts);
+    t.restore(&good, moments, counts, None);
     assert_eq!(t.step(false).unwrap().skipped, None);
     assert_eq!((t.counts().updates, t.counts().skipped, t.counts().in_a_row), (1, 1, 0));
 }

@@ -101,6 +101,23 @@ impl MixName {
     }
 }
 
+/// Whose queries, keys and values the memory works with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Projections {
+    /// The layer's own, as in the paper.
+    Shared,
+    /// The memory has heads of its own: projections, a short convolution on keys and values, RMSNorm of the read in each
+    /// head, and an output matrix that begins at zero and adds to the layer's; needs `mix = "add"`.
+    Own,
+}
+
+impl Projections {
+    fn is_shared(&self) -> bool {
+        *self == Projections::Shared
+    }
+}
+
 /// Which layers carry a memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -167,6 +184,22 @@ pub struct InfiniConfig {
     pub mix: MixName,
     /// Width of the causal depthwise convolution before q, k, v and the gates; 0 for none.
     pub conv: usize,
+    /// Whose queries, keys and values the memory works with.
+    #[serde(skip_serializing_if = "Projections::is_shared")]
+    pub projections: Projections,
+    /// Heads of a memory with projections of its own; 0 means as many as query heads.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub memory_heads: usize,
+    /// Width of such a head; 0 means that of the other heads.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub memory_dim: usize,
+    /// Width of the convolution on keys and values of a memory with projections of its own; 0 for none.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub memory_conv: usize,
+}
+
+fn is_zero(n: &usize) -> bool {
+    *n == 0
 }
 
 impl Default for InfiniConfig {
@@ -185,12 +218,16 @@ impl Default for InfiniConfig {
             null_slot: NullSlot::Fixed(0.0),
             mix: MixName::Head,
             conv: 0,
+            projections: Projections::Shared,
+            memory_heads: 0,
+            memory_dim: 0,
+            memory_conv: 0,
         }
     }
 }
 
 /// The names that [`InfiniConfig::preset`] knows.
-pub const PRESETS: [&str; 4] = ["paper-linear", "paper-delta", "selective-linear", "selective-delta"];
+pub const PRESETS: [&str; 5] = ["paper-linear", "paper-delta", "selective-linear", "selective-delta", "added-linear"];
 
 impl InfiniConfig {
     /// A named setting (segment length 64 for the selective ones, the paper's 2,048 for its own).
@@ -211,6 +248,18 @@ impl InfiniConfig {
             "paper-delta" => Ok(InfiniConfig { rule: RuleName::Delta, ..paper }),
             "selective-linear" => Ok(selective),
             "selective-delta" => Ok(InfiniConfig { rule: RuleName::Delta, ..selective }),
+            // a memory with heads of its own beside a window that stays what it was
+            "added-linear" => Ok(InfiniConfig {
+                segment_len: 128,
+                layers: Layers::Named(LayersName::All),
+                write: Write::All,
+                null_slot: NullSlot::Fixed(0.0),
+                mix: MixName::Add,
+                conv: 4,
+                projections: Projections::Own,
+                memory_conv: 4,
+                ..selective
+            }),
             _ => Err(Error::unknown("preset", name, PRESETS)),
         }
     }
@@ -366,6 +415,30 @@ impl ModelConfig {
         (0..self.num_hidden_layers).any(|l| self.layer_kind(l) == LayerKind::Full)
     }
 
+    /// Query heads, key/value heads and their width of the memories.
+    pub fn memory_shape(&self) -> (usize, usize, usize) {
+        let i = &self.infini;
+        match i.projections {
+            Projections::Shared => (self.num_attention_heads, self.kv_heads(), self.head_width()),
+            Projections::Own => {
+                let heads = if i.memory_heads == 0 { self.num_attention_heads } else { i.memory_heads };
+                let width = if i.memory_dim == 0 { self.head_width() } else { i.memory_dim };
+                (heads, heads, width)
+            }
+        }
+    }
+
+    /// Whether layer `l` has a memory with projections of its own.
+    pub fn own_memory(&self, l: usize) -> bool {
+        self.layer_kind(l) == LayerKind::Infini && self.infini.projections == Projections::Own
+    }
+
+    /// The kernel settings of the memory of layer `l`, if it has projections of its own: those of the layer without
+    /// positions and without the window.
+    pub fn own_settings(&self, l: usize) -> infini_kernels::Settings {
+        infini_kernels::Settings { mix: Mix::Memory, rope: Rope::None, ..self.kernel_settings(l) }
+    }
+
     /// The kernel settings of layer `l`.
     pub fn kernel_settings(&self, l: usize) -> infini_kernels::Settings {
         let i = &self.infini;
@@ -396,7 +469,7 @@ impl ModelConfig {
     pub fn feature_dim(&self) -> usize {
         match self.features() {
             Features::SoftmaxPair => 2 * self.infini.feature_width,
-            _ => self.head_width(),
+            _ => self.memory_shape().2,
         }
     }
 
@@ -412,6 +485,8 @@ impl ModelConfig {
             ("head_dim", self.head_width(), 1024),
             ("intermediate_size", self.intermediate_size, MAX_WIDTH * 4),
             ("infini.segment_len", self.infini.segment_len, MAX_SEGMENT),
+            ("infini.memory_heads", self.memory_shape().0, 1024),
+            ("infini.memory_dim", self.memory_shape().2, 1024),
         ];
         for (field, n, max) in sizes {
             if n == 0 || n > max {
@@ -448,6 +523,16 @@ impl ModelConfig {
         }
         if i.conv > 64 {
             return bad("infini.conv", format!("{} is above 64", i.conv));
+        }
+        if i.memory_conv > 64 {
+            return bad("infini.memory_conv", format!("{} is above 64", i.memory_conv));
+        }
+        let own = i.projections == Projections::Own;
+        if !own && (i.memory_heads, i.memory_dim, i.memory_conv) != (0, 0, 0) {
+            return bad("infini.projections", "memory_heads, memory_dim and memory_conv need \"own\"".into());
+        }
+        if own && i.mix != MixName::Add {
+            return bad("infini.mix", "a memory with projections of its own is added: write mix = \"add\"".into());
         }
         if i.feature_width == 0 || i.feature_width > 1024 {
             return bad("infini.feature_width", format!("{} is outside 1..=1024", i.feature_width));
@@ -512,8 +597,20 @@ impl ModelConfig {
 
     fn memory_parameters(&self, at: &dyn Fn(&str) -> String, add: Add) {
         let (d, i) = (self.hidden_size, &self.infini);
-        let (h, n, w) = (self.num_attention_heads, self.kv_heads(), self.head_width());
+        let (h, n, w) = self.memory_shape();
         let at = |s: &str| at(&format!("self_attn.infini.{s}"));
+        if i.projections == Projections::Own {
+            let std = (d as f32).powf(-0.5);
+            for name in ["q", "k", "v"] {
+                add(at(&format!("memory.{name}_proj.weight")), &[n * w, d], Group::Matrix, Init::Normal(std));
+            }
+            for name in ["k", "v"].into_iter().filter(|_| i.memory_conv > 0) {
+                let name = at(&format!("memory.{name}_conv.weight"));
+                add(name, &[i.memory_conv, n * w], Group::Plain, Init::Normal(0.1));
+            }
+            add(at("memory.norm.weight"), &[n * w], Group::Plain, Init::Constant(1.0));
+            add(at("memory.o_proj.weight"), &[d, n * w], Group::Matrix, Init::Constant(0.0));
+        }
         match i.mix {
             MixName::Head => add(at("beta"), &[h], Group::Gate, Init::Constant(0.0)),
             MixName::Token => {

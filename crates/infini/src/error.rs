@@ -46,6 +46,9 @@ pub enum Error {
     /// A text that could not be used.
     #[error("bad input: {0}")]
     Input(String),
+    /// A file whose reader or writer says what happened, where, and how to mend it.
+    #[error("{0}")]
+    File(String),
     /// A memory file that was refused.
     #[error("{0}")]
     Memory(String),

@@ -158,7 +158,7 @@ impl Model {
             let frequencies = rope::frequencies(self.config.rope_theta, self.config.head_width());
             rope::Table::new(&frequencies, 0, end.next_multiple_of(FULL_ANGLES))
         });
-        let State { batch, position, doc_start, layers, knock_out, .. } = state;
+        let State { batch, position, doc_start, layers, reads, .. } = state;
         for (layer, memory) in self.layers.iter().zip(layers) {
             norm::rms_forward(x, &layer.attention_norm, eps, &mut h, &mut inv);
             let place = crate::layers::attention::Place {
@@ -168,7 +168,7 @@ impl Model {
                 tokens: t,
                 position: *position,
                 doc_start,
-                knock_out: *knock_out,
+                reads: *reads,
             };
             layer.attention.forward(&place, memory, &mut h, x);
             norm::rms_forward(x, &layer.mlp_norm, eps, &mut h, &mut inv);

@@ -21,7 +21,19 @@ pub struct State {
     pub(crate) doc_start: Vec<u64>,
     pub(crate) layers: Vec<LayerState>,
     pub(crate) logits: Option<Vec<f32>>,
-    pub(crate) knock_out: bool,
+    pub(crate) reads: Reads,
+}
+
+/// What reads of the memory give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reads {
+    /// What the memory holds.
+    Own,
+    /// Exactly zero.
+    Nothing,
+    /// What the memory of the next row holds (of the first, for the last): what a memory's content is worth, and not
+    /// its presence.
+    Swapped,
 }
 
 /// What one layer keeps. Every buffer leads with the batch row.
@@ -45,6 +57,12 @@ pub(crate) struct LayerState {
     pub sink_v: Vec<f32>,
     /// Last `conv - 1` inputs of the convolution, oldest first: `[B, conv − 1, hidden]`.
     pub conv: Vec<f32>,
+    /// Of a memory with projections of its own: keys and values of the window, `[B, capacity, heads · width]`, and the last
+    /// inputs of their convolutions.
+    pub own_k: Vec<f32>,
+    pub own_v: Vec<f32>,
+    pub own_k_tail: Vec<f32>,
+    pub own_v_tail: Vec<f32>,
     pub writes: LayerWrites,
 }
 
@@ -77,6 +95,9 @@ impl LayerState {
         let memory = kind == LayerKind::Infini;
         let capacity = if kind == LayerKind::Full { 256 } else { i.segment_len * i.span };
         let f = if memory { config.feature_dim() } else { 0 };
+        let (_, mn, md) = config.memory_shape();
+        let own = config.own_memory(l);
+        let tail = i.memory_conv.saturating_sub(1) * mn * md;
         let has_z = memory && i.rule != RuleName::GatedDelta;
         let has_a = memory && i.rule == RuleName::GatedDelta;
         let conv = if kind == LayerKind::Full { 0 } else { i.conv.saturating_sub(1) };
@@ -84,17 +105,21 @@ impl LayerState {
         let zeros = |on: bool, len: usize| vec![0.0; if on { batch * len } else { 0 }];
         LayerState {
             kind,
-            m: zeros(memory, n * f * d),
-            z: zeros(has_z, n * f),
+            m: zeros(memory, mn * f * md),
+            z: zeros(has_z, mn * f),
             k: zeros(true, capacity * n * d),
             v: zeros(true, capacity * n * d),
-            w: zeros(memory, capacity * n),
-            a: zeros(has_a, capacity * n),
+            w: zeros(memory, capacity * mn),
+            a: zeros(has_a, capacity * mn),
             capacity,
             sink_k: zeros(true, sink * n * d),
             sink_v: zeros(true, sink * n * d),
             conv: zeros(true, conv * config.hidden_size),
-            writes: LayerWrites { layer: l, tokens: 0, open: vec![0; n], strength: vec![0.0; n] },
+            own_k: zeros(own, capacity * mn * md),
+            own_v: zeros(own, capacity * mn * md),
+            own_k_tail: zeros(own, tail),
+            own_v_tail: zeros(own, tail),
+            writes: LayerWrites { layer: l, tokens: 0, open: vec![0; mn], strength: vec![0.0; mn] },
         }
     }
 
@@ -115,9 +140,19 @@ impl LayerState {
         self.capacity = capacity;
     }
 
+    /// Memory and normaliser with every row's in the place of the row before.
+    pub fn swapped(&self, batch: usize) -> [Vec<f32>; 2] {
+        [&self.m, &self.z].map(|x| {
+            let mut x = x.clone();
+            let row = x.len() / batch;
+            x.rotate_left(row);
+            x
+        })
+    }
+
     /// Drops the first `n` of `len` positions of the window.
     pub fn drop_front(&mut self, batch: usize, n: usize, len: usize) {
-        for buffer in [&mut self.k, &mut self.v, &mut self.w, &mut self.a] {
+        for buffer in [&mut self.k, &mut self.v, &mut self.w, &mut self.a, &mut self.own_k, &mut self.own_v] {
             let width = buffer.len() / (batch * self.capacity);
             if width > 0 {
                 for row in buffer.chunks_mut(self.capacity * width) {
@@ -127,13 +162,14 @@ impl LayerState {
         }
     }
 
-    fn buffers(&self) -> [&Vec<f32>; 9] {
-        [&self.m, &self.z, &self.k, &self.v, &self.w, &self.a, &self.conv, &self.sink_k, &self.sink_v]
+    fn buffers(&self) -> [&Vec<f32>; NAMES.len()] {
+        let LayerState { m, z, k, v, w, a, conv, sink_k, sink_v, own_k, own_v, own_k_tail, own_v_tail, .. } = self;
+        [m, z, k, v, w, a, conv, sink_k, sink_v, own_k, own_v, own_k_tail, own_v_tail]
     }
 
-    fn buffers_mut(&mut self) -> [&mut Vec<f32>; 9] {
-        let LayerState { m, z, k, v, w, a, conv, sink_k, sink_v, .. } = self;
-        [m, z, k, v, w, a, conv, sink_k, sink_v]
+    fn buffers_mut(&mut self) -> [&mut Vec<f32>; NAMES.len()] {
+        let LayerState { m, z, k, v, w, a, conv, sink_k, sink_v, own_k, own_v, own_k_tail, own_v_tail, .. } = self;
+        [m, z, k, v, w, a, conv, sink_k, sink_v, own_k, own_v, own_k_tail, own_v_tail]
     }
 }
 
@@ -150,7 +186,7 @@ impl State {
             doc_start: vec![0; batch],
             layers: (0..config.num_hidden_layers).map(|l| LayerState::new(config, l, batch)).collect(),
             logits: None,
-            knock_out: false,
+            reads: Reads::Own,
         }
     }
 
@@ -202,7 +238,7 @@ impl State {
         assert!(row < self.batch, "row {row} of {}", self.batch);
         self.doc_start[row] = self.position;
         for l in &mut self.layers {
-            for buffer in [&mut l.m, &mut l.z, &mut l.w, &mut l.conv] {
+            for buffer in [&mut l.m, &mut l.z, &mut l.w, &mut l.conv, &mut l.own_k_tail, &mut l.own_v_tail] {
                 let len = buffer.len() / self.batch;
                 buffer[row * len..(row + 1) * len].fill(0.0);
             }
@@ -214,7 +250,17 @@ impl State {
 
     /// With `on`, reads of the memory give exactly zero; writes go on.
     pub fn set_knock_out(&mut self, on: bool) {
-        self.knock_out = on;
+        self.set_reads(if on { Reads::Nothing } else { Reads::Own });
+    }
+
+    /// What reads of the memory give from now on; writes go on.
+    pub fn set_reads(&mut self, reads: Reads) {
+        self.reads = reads;
+    }
+
+    /// Bytes of the compressed memories alone, those of the gated delta rule without normaliser: what the paper counts.
+    pub fn memory_bytes(&self) -> usize {
+        4 * self.layers.iter().map(|l| l.m.len() + l.z.len()).sum::<usize>()
     }
 
     /// What the write gates have let through, one entry per layer with a memory.
@@ -357,4 +403,18 @@ impl State {
 }
 
 /// Names in a memory file of [`LayerState::buffers`].
-const NAMES: [&str; 9] = ["m", "z", "window.k", "window.v", "window.w", "window.a", "conv", "sink.k", "sink.v"];
+const NAMES: [&str; 13] = [
+    "m",
+    "z",
+    "window.k",
+    "window.v",
+    "window.w",
+    "window.a",
+    "conv",
+    "sink.k",
+    "sink.v",
+    "memory.k",
+    "memory.v",
+    "memory.k_conv",
+    "memory.v_conv",
+];

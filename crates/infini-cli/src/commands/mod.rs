@@ -2,6 +2,7 @@
 
 pub mod ask;
 pub mod check;
+pub mod data;
 pub mod demo;
 pub mod eval;
 pub mod inspect;

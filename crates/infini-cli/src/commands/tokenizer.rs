@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
-use infini::text::{self, reader::Reader};
+use infini::text::{self, reader::Reader, unwrap::Unwrap};
 use infini_format::io::{PUBLIC, RealIo, atomic_write};
 
 use crate::console::{Outcome, commas, note, say};
@@ -34,6 +34,9 @@ enum Command {
         /// Entries, the 256 bytes among them
         #[arg(long, value_name = "N", default_value_t = 1024)]
         vocab_size: usize,
+        /// Join hard-wrapped lines first, as `infini data prepare --unwrap` does
+        #[arg(long)]
+        unwrap: bool,
         /// Where to write it
         #[arg(long, value_name = "FILE", default_value = "tokenizer.json")]
         out: PathBuf,
@@ -61,7 +64,7 @@ impl Tokenizer {
     /// Does it.
     pub fn run(&self) -> Result<Outcome> {
         match &self.command {
-            Command::Train { inputs, vocab_size, out } => train(inputs, *vocab_size, out),
+            Command::Train { inputs, vocab_size, unwrap, out } => train(inputs, *vocab_size, *unwrap, out),
             Command::Encode { tokenizer, text } => {
                 let tokenizer = load(tokenizer)?;
                 let text = if text == "-" { stdin()? } else { text.clone() };
@@ -81,11 +84,17 @@ impl Tokenizer {
     }
 }
 
-fn train(inputs: &[PathBuf], vocab_size: usize, out: &Path) -> Result<Outcome> {
+fn train(inputs: &[PathBuf], vocab_size: usize, unwrap: bool, out: &Path) -> Result<Outcome> {
     writable(out)?;
     let mut texts = Vec::new();
+    let mut joiner = Unwrap::default();
     for piece in Reader::open(inputs)? {
-        texts.push(piece?.text);
+        let text = piece?.text;
+        let mut joined = String::new();
+        if unwrap {
+            joiner.push(&text, &mut joined);
+        }
+        texts.push(if unwrap { joined } else { text });
     }
     let bytes: usize = texts.iter().map(String::len).sum();
     let tokenizer = text::Tokenizer::train(texts.into_iter(), vocab_size)?;
@@ -94,7 +103,8 @@ fn train(inputs: &[PathBuf], vocab_size: usize, out: &Path) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn load(path: &Path) -> Result<text::Tokenizer> {
+/// The tokenizer of a file or of a model folder.
+pub fn load(path: &Path) -> Result<text::Tokenizer> {
     let mut path = if path.is_file() { path.to_path_buf() } else { models::find(path)? };
     if path.is_dir() {
         path.push("tokenizer.json");

@@ -8,6 +8,7 @@ mod disk;
 mod hostile;
 mod kill;
 mod limits;
+mod shards;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};

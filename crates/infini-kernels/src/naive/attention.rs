@@ -265,7 +265,7 @@ impl<'a> Inputs<'a> {
         match mix {
             Mix::Head => sigmoid(self.beta[h]),
             Mix::Token => sigmoid(self.gate[(b * self.dims.t + t) * self.dims.h + h]),
-            Mix::Add => f64::NAN,
+            Mix::Add | Mix::Memory => f64::NAN,
         }
     }
     /// R_j k_j of every key of head n.
@@ -324,6 +324,7 @@ pub fn forward(s: &Settings, x: &Inputs) -> Outputs {
                     out.a_mem[i..i + d.dv].copy_from_slice(&read(s.rule, &f, &state, c));
                     let (wm, wd) = match s.mix {
                         Mix::Add => (1.0, 1.0),
+                        Mix::Memory => (1.0, 0.0),
                         _ => (x.g(s.mix, b, t, h), 1.0 - x.g(s.mix, b, t, h)),
                     };
                     for e in i..i + d.dv {
@@ -410,11 +411,12 @@ pub fn backward(s: &Settings, x: &Inputs, dy: &[f64], dm: &[f64], dz: &[f64]) ->
                     // (a) mix
                     let (wm, wd) = match s.mix {
                         Mix::Add => (1.0, 1.0),
+                        Mix::Memory => (1.0, 0.0),
                         _ => (x.g(s.mix, b, t, h), 1.0 - x.g(s.mix, b, t, h)),
                     };
                     let dlogit = wm * wd * (dot(dy, a_mem) - dot(dy, a_dot));
                     match s.mix {
-                        Mix::Add => {}
+                        Mix::Add | Mix::Memory => {}
                         Mix::Head => g.beta[h] += dlogit,
                         Mix::Token => g.gate[(b * d.t + t) * d.h + h] = dlogit,
                     }

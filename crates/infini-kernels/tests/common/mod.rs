@@ -90,7 +90,7 @@ impl Recipe {
         match s.mix {
             Mix::Head => add("in.beta", &[h], &mut || r.normal()),
             Mix::Token => add("in.gate", &[b, t, h], &mut || r.normal()),
-            Mix::Add => {}
+            Mix::Add | Mix::Memory => {}
         }
         if s.features == Features::SoftmaxPair {
             add("in.fmap_w", &[n, d, self.fw], &mut || 0.5 * r.normal());

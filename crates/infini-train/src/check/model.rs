@@ -35,6 +35,7 @@ fn config(s: &serde_json::Value) -> Result<ModelConfig, String> {
         Mix::Head => MixName::Head,
         Mix::Token => MixName::Token,
         Mix::Add => MixName::Add,
+        Mix::Memory => return Err("a decoder's memory is mixed with its window".into()),
     };
     Ok(ModelConfig {
         vocab_size: size(s, "vocab")?,
@@ -63,7 +64,7 @@ fn config(s: &serde_json::Value) -> Result<ModelConfig, String> {
             write: if flag("write_gate")? { Write::Soft } else { Write::All },
             null_slot: if flag("learn_c")? { NullSlot::Learned(Learned::Learned) } else { NullSlot::Fixed(0.0) },
             mix,
-            conv: 0,
+            ..InfiniConfig::default()
         },
     })
 }

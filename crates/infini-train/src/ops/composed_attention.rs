@@ -113,6 +113,7 @@ pub fn attention(
     // (10)
     let y = match s.mix {
         Mix::Add => mem + dot,
+        Mix::Memory => mem,
         Mix::Head => {
             let gate = activation::sigmoid(x.beta.clone().expect("mix = head has a beta").reshape([1, h, 1, 1]));
             dot.clone() + (mem - dot) * gate
@@ -123,6 +124,31 @@ pub fn attention(
         }
     };
     (y.swap_dims(1, 2).reshape([b * len, h * dv]), last)
+}
+
+/// [`attention`] from and to memories as plain numbers.
+pub fn attention_from(
+    s: &Settings,
+    shape: HeadShape,
+    x: &AttentionInputs,
+    t: &Tokens,
+    start: Option<[&[f32]; 2]>,
+) -> (Tensor<2>, [Vec<f32>; 2]) {
+    let (b, n) = (t.batch, shape.kv_heads);
+    let dv = x.v.dims()[1] / n;
+    let start = start.map(|[m, z]| {
+        let f = m.len() / (b * n * dv);
+        let tensor = |values: Vec<f32>, shape: [usize; 4]| {
+            Tensor::<4>::from_data(TensorData::new(values, shape), (&x.q.device(), x.q.dtype()))
+        };
+        let z = if z.is_empty() { vec![0.0; b * n * f] } else { z.to_vec() };
+        State { m: tensor(m.to_vec(), [b, n, f, dv]), z: tensor(z, [b, n, f, 1]) }
+    });
+    let (y, end) = attention(s, shape, x, t, start);
+    let values =
+        |x: Tensor<4>| x.detach().into_data_dtype(DType::F32).try_into_vec::<f32>().expect("f32 was asked for");
+    let z = if s.rule == Rule::SeqDelta { Vec::new() } else { values(end.z) };
+    (y, [values(end.m), z])
 }
 
 /// Exact attention alone, over at most `span` segments: y `[B T, H Dv]`.

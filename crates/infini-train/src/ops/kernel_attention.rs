@@ -14,7 +14,7 @@ use infini_kernels::attention::{self, Grads, Inputs, Outputs, Saved, Upstream};
 use infini_kernels::heads::{Heads, HeadsMut};
 use infini_kernels::local::{self, Angles, Window};
 use infini_kernels::rope::{Table, frequencies};
-use infini_kernels::{Rope, Settings};
+use infini_kernels::{Features, Rope, Rule, Settings};
 
 use super::kernel::{finish, parts, slice, upstream, with_scratch, wrap, zeros};
 use super::{AttentionInputs, HeadShape, Tokens};
@@ -101,6 +101,8 @@ struct AttentionState {
     frame: Frame,
     /// q, k, v, and the optional inputs that are there.
     inputs: [Option<FlexTensor>; 9],
+    /// M and z before the first token.
+    start: Option<[Vec<f32>; 2]>,
     saved: Arc<Saved>,
 }
 
@@ -120,8 +122,8 @@ impl AttentionState {
             gate: at(GATE),
             fmap_w: at(FMAP),
             reset: f.reset.as_deref(),
-            m0: None,
-            z0: None,
+            m0: self.start.as_ref().map(|s| &s[0][..]),
+            z0: self.start.as_ref().map(|s| &s[1][..]).filter(|z| !z.is_empty()),
             angles: f.angles(),
         }
     }
@@ -201,7 +203,13 @@ fn part<const D: usize>(x: Option<&Tensor<D>>, device: &Device) -> (Option<FlexT
     }
 }
 
-pub fn attention(s: &Settings, shape: HeadShape, x: &AttentionInputs, t: &Tokens) -> Tensor<2> {
+pub fn attention(
+    s: &Settings,
+    shape: HeadShape,
+    x: &AttentionInputs,
+    t: &Tokens,
+    start: Option<[&[f32]; 2]>,
+) -> (Tensor<2>, [Vec<f32>; 2]) {
     let frame = Frame::new(s, shape, &x.v, t);
     let device = x.q.device();
     let all = [
@@ -216,22 +224,34 @@ pub fn attention(s: &Settings, shape: HeadShape, x: &AttentionInputs, t: &Tokens
         part(x.fmap.as_ref(), &device),
     ];
     let (inputs, nodes): (Vec<_>, Vec<_>) = all.into_iter().unzip();
-    let mut state = AttentionState { frame, inputs: inputs.try_into().expect("nine inputs"), saved: Arc::default() };
+    let mut state = AttentionState {
+        frame,
+        inputs: inputs.try_into().expect("nine inputs"),
+        start: start.map(|s| s.map(<[f32]>::to_vec)),
+        saved: Arc::default(),
+    };
     let [_, _, _, columns] = state.frame.columns();
     let n = state.frame.rows();
     let mut y = zeros(n * columns);
     let mut saved = Saved::default();
+    let kv = t.batch * shape.kv_heads;
+    let f = match (s.features, &x.fmap) {
+        (Features::SoftmaxPair, Some(w)) => 2 * w.dims()[2],
+        _ => shape.width,
+    };
+    let mut end = [zeros(kv * f * state.frame.value_width), zeros(if s.rule == Rule::SeqDelta { 0 } else { kv * f })];
     {
         let x = state.inputs();
         let y = state.frame.heads_mut(&mut y, shape.heads, state.frame.value_width);
-        let mut out = Outputs { y, m: None, z: None };
+        let [m, z] = &mut end;
+        let mut out = Outputs { y, m: Some(m), z: optional(z) };
         with_scratch(attention::scratch_len(s, &x, rayon::current_num_threads()), |scratch| {
             attention::forward(s, &x, &mut out, Some(&mut saved), scratch);
         });
     }
     state.saved = Arc::new(saved);
     let nodes: [_; 9] = nodes.try_into().expect("nine inputs");
-    finish!(Attention, nodes, state, wrap(y, [n, columns]))
+    (finish!(Attention, nodes, state, wrap(y, [n, columns])), end)
 }
 
 #[derive(Clone, Debug)]

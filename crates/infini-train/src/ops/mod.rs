@@ -176,9 +176,22 @@ impl Body {
 
     /// Infini-attention over all segments from an empty memory: `[B T, H Dv]`.
     pub fn attention(self, s: &Settings, shape: HeadShape, x: &AttentionInputs, t: &Tokens) -> Tensor<2> {
+        self.attention_from(s, shape, x, t, None).0
+    }
+
+    /// The same from a memory that is a constant (M `[B, Hkv, F, Dv]` and z `[B, Hkv, F]`), and the memory at the end,
+    /// through which no gradient comes. `None`: empty.
+    pub fn attention_from(
+        self,
+        s: &Settings,
+        shape: HeadShape,
+        x: &AttentionInputs,
+        t: &Tokens,
+        start: Option<[&[f32]; 2]>,
+    ) -> (Tensor<2>, [Vec<f32>; 2]) {
         match self {
-            Body::Kernel => kernel_attention::attention(s, shape, x, t),
-            Body::Composed => composed_attention::attention(s, shape, x, t, None).0,
+            Body::Kernel => kernel_attention::attention(s, shape, x, t, start),
+            Body::Composed => composed_attention::attention_from(s, shape, x, t, start),
         }
     }
 

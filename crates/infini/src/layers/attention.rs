@@ -5,7 +5,8 @@ use infini_kernels::sink::{self, Sinks};
 use infini_kernels::{activation, conv, linear, local, memory, rope};
 
 use crate::config::{LayerKind, MixName, ModelConfig, NullSlot, RuleName, Write};
-use crate::state::{LayerState, window_start};
+use crate::layers::own::{Own, OwnPiece};
+use crate::state::{LayerState, Reads, window_start};
 
 /// Weights of one layer's attention.
 #[derive(Debug)]
@@ -20,6 +21,7 @@ pub(crate) struct Attention {
     o: Vec<f32>,
     conv: Option<Vec<f32>>,
     memory: Option<Memory>,
+    own: Option<Own>,
 }
 
 /// What a layer with a memory has besides.
@@ -32,6 +34,12 @@ struct Memory {
     null_slot: Option<Vec<f32>>,
     decay: Option<(Gate, Vec<f32>)>,
     features: Option<Vec<f32>>,
+}
+
+impl Memory {
+    fn phi(&self) -> memory::Phi<'_> {
+        memory::Phi { c: self.null_slot.as_deref(), fmap_w: self.features.as_deref() }
+    }
 }
 
 /// A linear map with a bias from the normalised input to a few logits.
@@ -60,7 +68,7 @@ pub(crate) struct Place<'a> {
     pub tokens: usize,
     pub position: u64,
     pub doc_start: &'a [u64],
-    pub knock_out: bool,
+    pub reads: Reads,
 }
 
 /// Projections of one piece, `[B, T, …]`.
@@ -72,6 +80,7 @@ struct Piece {
     a: Vec<f32>,
     gate: Vec<f32>,
     y: Vec<f32>,
+    own: OwnPiece,
 }
 
 impl Attention {
@@ -103,7 +112,7 @@ impl Attention {
             } else {
                 m.null_slot = match i.null_slot {
                     NullSlot::Fixed(0.0) => None,
-                    NullSlot::Fixed(c) => Some(vec![c as f32; config.kv_heads()]),
+                    NullSlot::Fixed(c) => Some(vec![c as f32; config.memory_shape().1]),
                     NullSlot::Learned(_) => {
                         let raw = take("infini.c_raw");
                         let mut c = vec![0.0; raw.len()];
@@ -127,6 +136,7 @@ impl Attention {
             o: take("o_proj.weight"),
             conv: (kind != LayerKind::Full && i.conv > 0).then(|| take("infini.conv.weight")),
             memory,
+            own: config.own_memory(l).then(|| Own::new(config, l, take)),
         }
     }
 
@@ -140,6 +150,9 @@ impl Attention {
             h.iter_mut().zip(&y).for_each(|(h, y)| *h += y);
         }
         let mut piece = self.project(p.config, h, b * t);
+        if let Some(own) = &self.own {
+            piece.own = own.project(p, state, h);
+        }
         let s = p.config.infini.segment_len as u64;
         let mut done = 0;
         while done < t {
@@ -153,6 +166,9 @@ impl Attention {
         }
         let width = self.o.len() / d;
         linear::forward(&piece.y, &self.o, x, [b * t, width, d], true);
+        if let Some(own) = &self.own {
+            own.add(p.config, &piece.own.y, x);
+        }
     }
 
     /// q, k, v, write strengths, decays and mixing logits of `rows` inputs.
@@ -173,7 +189,7 @@ impl Attention {
         let (mut w, mut a, mut gate) = (Vec::new(), Vec::new(), Vec::new());
         if let Some(m) = &self.memory {
             w = match &m.write {
-                None => vec![1.0; rows * config.kv_heads()],
+                None => vec![1.0; rows * config.memory_shape().1],
                 Some(g) => {
                     let logits = g.forward(h, d);
                     let mut w = vec![0.0; logits.len()];
@@ -199,7 +215,7 @@ impl Attention {
             }
         }
         let y = vec![0.0; q.len()];
-        Piece { q, k, v, w, a, gate, y }
+        Piece { q, k, v, w, a, gate, y, own: OwnPiece::default() }
     }
 
     /// Tokens `done..done + n` of the piece, all of one segment.
@@ -225,9 +241,14 @@ impl Attention {
             keep_sinks(p, state, piece, position, done, n);
         }
         if self.memory.is_some() {
-            append(&mut state.w, &piece.w, hkv);
+            let (_, heads, width) = c.memory_shape();
+            append(&mut state.w, &piece.w, heads);
             if !piece.a.is_empty() {
-                append(&mut state.a, &piece.a, hkv);
+                append(&mut state.a, &piece.a, heads);
+            }
+            if self.own.is_some() {
+                append(&mut state.own_k, &piece.own.k, heads * width);
+                append(&mut state.own_v, &piece.own.v, heads * width);
             }
             count_writes(state, &piece.w, p, done, n);
         }
@@ -273,7 +294,8 @@ impl Attention {
 
         let y = &mut piece.y[done * h * d..];
         let mut y = HeadsMut::new(y, [b, n, h, d], [t * h * d, h * d, d]);
-        let Some(m) = &self.memory else {
+        let shared = self.memory.as_ref().filter(|_| self.own.is_none());
+        let Some(m) = shared else {
             for row in 0..b {
                 for j in 0..n {
                     for head in 0..h {
@@ -281,15 +303,24 @@ impl Attention {
                     }
                 }
             }
+            if let (Some(own), Some(m)) = (&self.own, &self.memory) {
+                own.read(p, state, m.phi(), &mut piece.own, done, n);
+            }
             return self.close(p, state, position, n);
         };
-        let phi = || memory::Phi { c: m.null_slot.as_deref(), fmap_w: m.features.as_deref() };
         let mut a_mem = vec![0.0; b * n * h * d];
-        if !p.knock_out {
+        if p.reads != Reads::Nothing {
             let mut out = HeadsMut::dense(&mut a_mem, b, n, h, d);
-            let st = memory::State { m: &state.m, z: &state.z };
+            let swapped;
+            let st = match p.reads {
+                Reads::Swapped => {
+                    swapped = state.swapped(b);
+                    memory::State { m: &swapped[0], z: &swapped[1] }
+                }
+                _ => memory::State { m: &state.m, z: &state.z },
+            };
             let mut scratch = vec![0.0; self.memory_scratch(c)];
-            memory::read(&self.settings, q, hkv, st, phi(), None, &mut out, &mut scratch);
+            memory::read(&self.settings, q, hkv, st, m.phi(), None, &mut out, &mut scratch);
         }
         let gate: Vec<f32> = if piece.gate.is_empty() {
             Vec::new()
@@ -308,7 +339,7 @@ impl Attention {
     }
 
     fn memory_scratch(&self, c: &ModelConfig) -> usize {
-        let (d, f) = (c.head_width(), c.feature_dim());
+        let (d, f) = (c.memory_shape().2, c.feature_dim());
         memory::scratch_len(&self.settings, d, f, d, rayon::current_num_threads())
     }
 
@@ -322,18 +353,18 @@ impl Attention {
         let len = (end - window_start(p.config, self.kind, position)) as usize;
         // the segment that is due ends `lag` segments before the window's end
         if let (Some(m), Some(first)) = (&self.memory, len.checked_sub((lag + 1) * s)) {
-            let (b, hkv, d, cap) = (p.batch, p.config.kv_heads(), p.config.head_width(), state.capacity);
+            let ((_, hkv, d), b, cap) = (p.config.memory_shape(), p.batch, state.capacity);
             let cut = |buffer: &[f32]| -> Vec<f32> {
                 (0..b).flat_map(|r| buffer[(r * cap + first) * hkv..][..s * hkv].iter().copied()).collect()
             };
             let w = cut(&state.w);
             let a = if state.a.is_empty() { None } else { Some(cut(&state.a)) };
             let view = |data| Heads::new(data, [b, s, hkv, d], [cap * hkv * d, hkv * d, d]);
-            let (k, v) = (view(&state.k[first * hkv * d..]), view(&state.v[first * hkv * d..]));
-            let phi = || memory::Phi { c: m.null_slot.as_deref(), fmap_w: m.features.as_deref() };
+            let (k, v) = if self.own.is_some() { (&state.own_k, &state.own_v) } else { (&state.k, &state.v) };
+            let (k, v) = (view(&k[first * hkv * d..]), view(&v[first * hkv * d..]));
             let mut scratch = vec![0.0; self.memory_scratch(p.config)];
             let st = memory::StateMut { m: &mut state.m, z: &mut state.z };
-            memory::write(&self.settings, k, v, Some(&w), a.as_deref(), st, phi(), &mut scratch);
+            memory::write(&self.settings, k, v, Some(&w), a.as_deref(), st, m.phi(), &mut scratch);
         }
         state.drop_front(p.batch, len.saturating_sub((span - 1) * s), len);
     }
@@ -367,7 +398,7 @@ fn resets(doc_start: &[u64], start: u64, len: usize) -> Option<Vec<u8>> {
 }
 
 fn count_writes(state: &mut LayerState, w: &[f32], p: &Place, done: usize, n: usize) {
-    let hkv = p.config.kv_heads();
+    let hkv = p.config.memory_shape().1;
     state.writes.tokens += (p.batch * n) as u64;
     for row in 0..p.batch {
         for strengths in w[(row * p.tokens + done) * hkv..][..n * hkv].chunks(hkv) {

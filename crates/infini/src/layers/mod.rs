@@ -2,3 +2,4 @@
 
 pub(crate) mod attention;
 pub(crate) mod mlp;
+pub(crate) mod own;

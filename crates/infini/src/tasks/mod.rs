@@ -1,6 +1,7 @@
 //! What models are trained on and asked: batches of tokens that are pure functions of a
 //! configuration and a random number generator.
 
+pub mod documents;
 pub mod filler;
 pub mod mqar;
 pub mod passkey;
@@ -19,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::prose::Prose;
 use crate::text::Tokenizer;
 
+pub use documents::DocumentsConfig;
 pub use mqar::MqarConfig;
 pub use passkey::PasskeyConfig;
 pub use text::TextConfig;
@@ -53,6 +55,25 @@ pub trait Task: Send + Sync {
     /// # Panics
     /// If `tokens` is below [`Task::min_tokens`].
     fn batch(&self, rng: &mut ChaCha8Rng, batch: usize, tokens: usize) -> Batch;
+
+    /// [`Task::batch`] for a run whose rows have read `read` tokens before: a task that reads on has a place for that.
+    ///
+    /// # Errors
+    /// Data that cannot be read, or has changed.
+    fn draw(&self, rng: &mut ChaCha8Rng, batch: usize, tokens: usize, read: u64) -> Result<Batch> {
+        let _ = read;
+        Ok(self.batch(rng, batch, tokens))
+    }
+
+    /// Whether what a row has read is carried to its next step.
+    fn carries(&self) -> bool {
+        false
+    }
+
+    /// What stands for the data: a run is not gone on with on other data. `None` where the configuration says all.
+    fn identity(&self) -> Option<String> {
+        None
+    }
 }
 
 /// The `[data]` section of a training configuration.
@@ -65,6 +86,8 @@ pub enum DataConfig {
     Mqar(MqarConfig),
     /// Running text.
     Text(TextConfig),
+    /// Whole documents in order, from token shards.
+    Documents(DocumentsConfig),
 }
 
 impl Default for DataConfig {
@@ -83,10 +106,11 @@ impl DataConfig {
             DataConfig::Passkey(c) => c.check(),
             DataConfig::Mqar(c) => c.check(),
             DataConfig::Text(_) => Ok(()),
+            DataConfig::Documents(c) => c.check(),
         }
     }
 
-    /// The tokenizer of a run: the file that `data.tokenizer` names, or a byte-level BPE of
+    /// The tokenizer of a run: that of the shards, the file that `data.tokenizer` names, or a byte-level BPE of
     /// `vocab_size` entries with digits apart, learned from generated prose, the prompts and, if
     /// there are books, an excerpt of each. The same configuration and books give the same bytes.
     ///
@@ -97,6 +121,7 @@ impl DataConfig {
             DataConfig::Passkey(c) => c.tokenizer.as_ref(),
             DataConfig::Text(c) => c.tokenizer.as_ref(),
             DataConfig::Mqar(_) => return Tokenizer::train(std::iter::empty(), 256),
+            DataConfig::Documents(c) => return c.tokenizer(data_dir),
         };
         if let Some(path) = file {
             let io = |e| Error::io("cannot read data.tokenizer", path, e);
@@ -151,6 +176,7 @@ pub fn build(
         DataConfig::Passkey(c) => Box::new(passkey::Passkey::new(c, data_dir, tokenizer, segment_len, span)?),
         DataConfig::Mqar(c) => Box::new(mqar::Mqar::new(c)?),
         DataConfig::Text(c) => Box::new(text::Text::new(c, data_dir, tokenizer)?),
+        DataConfig::Documents(c) => Box::new(documents::Documents::new(c, data_dir, tokenizer)?),
     })
 }
 

@@ -5,6 +5,7 @@ mod epub;
 mod markup;
 pub mod reader;
 pub mod tokenizer;
+pub mod unwrap;
 
 pub use reader::{Piece, Reader};
 pub use tokenizer::{EncodeStream, Tokenizer};

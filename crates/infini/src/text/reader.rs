@@ -103,7 +103,7 @@ impl Reader {
             }
             let meta = fs::metadata(path).map_err(|e| Error::io("cannot read", path, e))?;
             if meta.is_dir() {
-                let files = files_below(path)?;
+                let files = files_below(path, false)?;
                 if files.is_empty() {
                     return Err(Error::Input(format!("empty folder: {}: holds no file to read", path.display())));
                 }
@@ -310,9 +310,9 @@ fn within(input: &Input, size: u64, most: u64) -> Result<()> {
     Ok(())
 }
 
-/// Every file below a folder with its size, sorted by path. Hidden ones are left out, links to
-/// folders are not followed.
-fn files_below(folder: &Path) -> Result<Vec<(PathBuf, u64)>> {
+/// Every file below a folder with its size, sorted by path, the `empty` ones too if wanted. Hidden ones are left out,
+/// links to folders are not followed.
+pub(crate) fn files_below(folder: &Path, empty: bool) -> Result<Vec<(PathBuf, u64)>> {
     let mut files = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -327,7 +327,7 @@ fn files_below(folder: &Path) -> Result<Vec<(PathBuf, u64)>> {
                 folders.push(path);
             } else if let Ok(meta) = fs::metadata(&path)
                 && meta.is_file()
-                && meta.len() > 0
+                && (empty || meta.len() > 0)
             {
                 files.push((path, meta.len()));
             }

@@ -1,0 +1,170 @@
+//! What a step leaves for the next one: truncated back-propagation through time over documents of any length.
+//!
+//! Rows that read on ([`Task::carries`](infini::tasks::Task::carries)) begin a step with the memory, the window and the
+//! convolutions' inputs that the step before ended with, as a stream would; the gradient stops there. The last segments of
+//! the window stand before the new tokens as keys and values without queries, so that they are seen and, when they leave
+//! the window, written like any other.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::{DType, Tensor, TensorData};
+use infini::config::{LayerKind, ModelConfig};
+use infini_format::tensors::{Tensor as Stored, TensorError, TensorFile, serialize};
+
+use crate::ops::Tokens;
+
+/// The state of a batch of rows between two steps.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Carry {
+    batch: usize,
+    /// Values by layer and name, `[B, …]`.
+    parts: BTreeMap<String, Vec<f32>>,
+    /// 1 where one of the last tokens began a document, `[B, n]`.
+    reset: Vec<u8>,
+}
+
+impl Carry {
+    /// Of rows that have read `t`, where documents began; the layers are still to come.
+    pub(crate) fn new(c: &ModelConfig, t: &Tokens) -> Self {
+        Carry { batch: t.batch, reset: last_resets(t, remembered(c)), ..Carry::default() }
+    }
+
+    /// Rows.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    pub(crate) fn put(&mut self, layer: usize, name: &str, values: Vec<f32>) {
+        if !values.is_empty() {
+            self.parts.insert(format!("layers.{layer}.{name}"), values);
+        }
+    }
+
+    pub(crate) fn get(&self, layer: usize, name: &str) -> Option<&[f32]> {
+        self.parts.get(&format!("layers.{layer}.{name}")).map(Vec::as_slice)
+    }
+
+    /// Flags of the last `n` tokens of each row that were carried.
+    pub(crate) fn resets(&self, n: usize) -> Vec<u8> {
+        let have = self.reset.len() / self.batch.max(1);
+        self.reset.chunks(have.max(1)).flat_map(|row| row[have - n..].iter().copied()).collect()
+    }
+
+    /// The state as a safetensors file, for a checkpoint.
+    ///
+    /// # Errors
+    /// What the format refuses.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, TensorError> {
+        let mut tensors =
+            vec![("reset".to_string(), Stored::u8(&[self.batch, self.reset.len() / self.batch.max(1)], &self.reset)?)];
+        for (name, values) in &self.parts {
+            tensors.push((name.clone(), Stored::f32(&[self.batch, values.len() / self.batch.max(1)], values)?));
+        }
+        let views: Vec<_> = tensors.iter().map(|(n, t)| (n.as_str(), t.view())).collect();
+        serialize(&views, &BTreeMap::new())
+    }
+
+    /// Reads [`Carry::to_bytes`] back, for a model of `config` whose steps are longer than its window.
+    ///
+    /// # Errors
+    /// What is no such file, or of another model.
+    pub fn from_bytes(config: &ModelConfig, bytes: Vec<u8>) -> Result<Carry, String> {
+        let file = TensorFile::parse(bytes).map_err(|e| e.to_string())?;
+        let reset = file.get("reset").map_err(|e| e.to_string())?;
+        let batch = reset.shape.first().copied().filter(|b| (1..=1 << 16).contains(b)).ok_or("no rows")?;
+        let mut carry = Carry { batch, reset: reset.to_u8().map_err(|e| e.to_string())?, ..Carry::default() };
+        for (layer, name, len) in layout(config) {
+            let name = format!("layers.{layer}.{name}");
+            let view = file.get(&name).map_err(|e| e.to_string())?;
+            if view.shape != [batch, len] {
+                return Err(format!("{name} has shape {:?}, not {:?}", view.shape, [batch, len]));
+            }
+            carry.parts.insert(name, view.to_f32().map_err(|e| e.to_string())?);
+        }
+        if carry.reset.len() != batch * remembered(config) || file.len() != carry.parts.len() + 1 {
+            return Err("the carried state is of another model".into());
+        }
+        Ok(carry)
+    }
+}
+
+/// Tokens before a step that its first ones see exactly.
+pub(crate) fn window(c: &ModelConfig) -> usize {
+    (c.infini.span - 1) * c.infini.segment_len
+}
+
+/// Tokens whose document borders are carried.
+fn remembered(c: &ModelConfig) -> usize {
+    window(c).max(c.infini.conv.saturating_sub(1)).max(c.infini.memory_conv.saturating_sub(1))
+}
+
+/// Everything that is carried: layer, name, values of a row.
+fn layout(c: &ModelConfig) -> Vec<(usize, &'static str, usize)> {
+    let (n, d, r) = (c.kv_heads(), c.head_width(), window(c));
+    let (_, mn, md) = c.memory_shape();
+    let i = &c.infini;
+    let mut out = Vec::new();
+    for l in (0..c.num_hidden_layers).filter(|l| c.layer_kind(*l) != LayerKind::Full) {
+        let memory = c.layer_kind(l) == LayerKind::Infini;
+        let own = c.own_memory(l);
+        let gated = i.rule == infini::config::RuleName::GatedDelta;
+        let seen = [
+            ("conv", i.conv.saturating_sub(1) * c.hidden_size, true),
+            ("k", r * n * d, true),
+            ("v", r * n * d, true),
+            ("memory.k", r * mn * md, own),
+            ("memory.v", r * mn * md, own),
+            ("memory.k_conv", i.memory_conv.saturating_sub(1) * mn * md, own),
+            ("memory.v_conv", i.memory_conv.saturating_sub(1) * mn * md, own),
+            ("w", r * mn, memory && i.write != infini::config::Write::All),
+            ("a", r * mn, memory && gated),
+            ("m", mn * c.feature_dim() * md, memory),
+            ("z", mn * c.feature_dim(), memory && !gated),
+        ];
+        out.extend(seen.into_iter().filter(|(_, len, there)| *there && *len > 0).map(|(name, len, _)| (l, name, len)));
+    }
+    out
+}
+
+/// `x [B T, width]` with the `n` carried tokens of each row before it, `None`: zeros.
+pub(crate) fn prepend(before: Option<&[f32]>, n: usize, x: Tensor<2>, t: &Tokens) -> Tensor<2> {
+    if n == 0 {
+        return x;
+    }
+    let width = x.dims()[1];
+    let values = before.map_or_else(|| vec![0.0; t.batch * n * width], <[f32]>::to_vec);
+    let before = Tensor::<3>::from_data(TensorData::new(values, [t.batch, n, width]), (&x.device(), x.dtype()));
+    Tensor::cat(vec![before, x.reshape([t.batch, t.len, width])], 1).reshape([t.batch * (n + t.len), width])
+}
+
+/// `x [B (n + T), width]` without the first `n` tokens of each row.
+pub(crate) fn drop_first(x: Tensor<2>, n: usize, t: &Tokens) -> Tensor<2> {
+    if n == 0 {
+        return x;
+    }
+    let width = x.dims()[1];
+    x.reshape([t.batch, n + t.len, width]).narrow(1, n, t.len).reshape([t.batch * t.len, width])
+}
+
+/// The values of the last `n` tokens of each row of `x [B T, width]`.
+pub(crate) fn last(x: &Tensor<2>, n: usize, t: &Tokens) -> Vec<f32> {
+    let width = x.dims()[1];
+    let x = x.clone().detach().reshape([t.batch, t.len, width]).narrow(1, t.len - n, n);
+    x.into_data_dtype(DType::F32).try_into_vec::<f32>().expect("f32 was asked for")
+}
+
+fn last_resets(t: &Tokens, n: usize) -> Vec<u8> {
+    match t.reset {
+        Some(reset) => reset.chunks(t.len).flat_map(|row| row[t.len - n..].iter().copied()).collect(),
+        None => vec![0; t.batch * n],
+    }
+}
+
+/// The resets of the `n` carried tokens of each row and of the new ones, `[B, n + T]`.
+pub(crate) fn resets(carry: Option<&Carry>, n: usize, t: &Tokens) -> Option<Vec<u8>> {
+    let Some(before) = carry.filter(|_| n > 0).map(|c| c.resets(n)) else { return t.reset.map(<[u8]>::to_vec) };
+    let none = vec![0; t.batch * t.len];
+    let rows = before.chunks(n).zip(t.reset.unwrap_or(&none).chunks(t.len));
+    let out: Vec<u8> = rows.flat_map(|(a, b)| [a, b].concat()).collect();
+    out.contains(&1).then_some(out)
+}
