@@ -308,3 +308,107 @@ fn a_task_that_does_not_fit_is_refused_by_field() {
     refused(&["data.vocab_size=1024"], "model.vocab_size");
     refused(&["data.pairs=7"], "train.tokens");
 }
+
+/// Token shards of three short documents, and a configuration that reads them in order.
+fn books(dir: &Path, set: &[&str]) -> Config {
+    let texts = dir.join("texts");
+    std::fs::create_dir_all(&texts).unwrap();
+    for (name, text) in [("a", "the cat sat on the mat. "), ("b", "a dog and a cat. "), ("c", "on and on it goes: ")] {
+        std::fs::write(texts.join(name), text.repeat(9)).unwrap();
+    }
+    let shards = dir.join("shards");
+    if !shards.exists() {
+        let tokenizer = Tokenizer::train(std::iter::empty(), 256).unwrap();
+        let stop = AtomicBool::new(false);
+        let options = infini::corpus::Options { tokenizer: &tokenizer, unwrap: false, shard_tokens: 100, stop: &stop };
+        let inputs = infini::corpus::sources(&[texts]).unwrap();
+        infini::corpus::prepare(&inputs, &shards, &options, &mut |_| {}).unwrap();
+    }
+    let text = format!(
+        r#"
+        [model]
+        vocab_size = 256
+        hidden_size = 16
+        num_hidden_layers = 2
+        num_attention_heads = 2
+        intermediate_size = 32
+        [infini]
+        preset = "added-linear"
+        segment_len = 8
+        conv = 3
+        [data]
+        task = "documents"
+        shards = "{}"
+        recall = 0.34
+        [train]
+        steps = 12
+        batch = 3
+        tokens = 16
+        warmup = 2
+        log_every = 1
+        checkpoint_every = 4
+        token_loss = 1.0
+        "#,
+        shards.display()
+    );
+    Config::parse(&text, &set.iter().map(|s| s.to_string()).collect::<Vec<_>>()).unwrap()
+}
+
+#[test]
+fn a_run_that_carries_its_memory_resumes_bit_for_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = books(dir.path(), &[]);
+    let whole = dir.path().join("whole");
+    assert!(run(&config, &whole, u64::MAX).finished);
+    let expected = outcome(&whole);
+    let carried = |dir: &Path| checkpoint::load(&RealIo, &dir.join("checkpoint")).unwrap().unwrap().parts;
+    for k in [1, 4, 7, 11] {
+        let stopped = dir.path().join(k.to_string());
+        run(&config, &stopped, k);
+        assert!(carried(&stopped)["carry.safetensors"].len() > 1000);
+        run(&config, &stopped, u64::MAX);
+        assert!(outcome(&stopped) == expected, "stopped at {k} and resumed, the run is another one");
+        assert!(carried(&stopped)["carry.safetensors"] == carried(&whole)["carry.safetensors"]);
+    }
+    // without the memory of what was read before it is another run
+    let forgets = books(dir.path(), &["data.carry=false"]);
+    let other = dir.path().join("forgets");
+    run(&forgets, &other, u64::MAX);
+    assert!(!carried(&other).contains_key("carry.safetensors"));
+    assert!(outcome(&other).0 != expected.0);
+    // half a segment cannot be carried
+    let stop = AtomicBool::new(false);
+    let out = dir.path().join("half");
+    let options = Options { out: &out, data_dir: None, resume: Resume::Auto, device: Device::flex(), stop: &stop };
+    let e = train(&books(dir.path(), &["train.tokens=20"]), &options, &mut |_| {}).unwrap_err().to_string();
+    assert!(e.contains("train.tokens") && e.contains("whole segments"), "{e}");
+}
+
+#[test]
+fn other_shards_are_not_gone_on_with_and_changed_ones_end_the_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = books(dir.path(), &[]);
+    let out = dir.path().join("run");
+    run(&config, &out, 3);
+    let stop = AtomicBool::new(false);
+    let options = Options { out: &out, data_dir: None, resume: Resume::Auto, device: Device::flex(), stop: &stop };
+    // truncated between two steps
+    let shard = dir.path().join("shards/shard-00000.tokens");
+    let bytes = std::fs::read(&shard).unwrap();
+    let cut = |event: Event| {
+        if let Event::Step(p) = event
+            && p.step.step == 6
+        {
+            std::fs::OpenOptions::new().write(true).open(&shard).unwrap().set_len(200).unwrap();
+        }
+    };
+    let e = train(&config, &options, &mut { cut }).unwrap_err().to_string();
+    assert!(e.contains("truncated") && e.contains("shard-00000"), "{e}");
+    std::fs::write(&shard, bytes).unwrap();
+    assert!(run(&config, &out, 10).step == 10);
+    // made anew from other texts
+    std::fs::remove_dir_all(dir.path().join("shards")).unwrap();
+    std::fs::write(dir.path().join("texts/d"), "another document").unwrap();
+    let e = train(&books(dir.path(), &[]), &options, &mut |_| {}).unwrap_err().to_string();
+    assert!(e.contains("cannot resume") && e.contains("data"), "{e}");
+}

@@ -29,6 +29,9 @@ pub struct Source {
     pub size: Option<u64>,
 }
 
+/// Takes ids and the bytes of text so far, and says whether to read on.
+pub type Take<'a> = &'a mut dyn FnMut(&[u32], u64) -> Result<ControlFlow<()>>;
+
 /// What was read of a document.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Read {
@@ -76,12 +79,7 @@ impl Source {
     ///
     /// # Errors
     /// A file without text, or that cannot be read; what `take` returns.
-    pub fn encode(
-        &self,
-        tokenizer: &Tokenizer,
-        unwrap: bool,
-        take: &mut dyn FnMut(&[u32], u64) -> Result<ControlFlow<()>>,
-    ) -> Result<Read> {
+    pub fn encode(&self, tokenizer: &Tokenizer, unwrap: bool, take: Take) -> Result<Read> {
         let mut read = Read::default();
         let mut stream = tokenizer.stream();
         let mut joiner = Unwrap::default();
@@ -235,11 +233,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let write = |name: &str, bytes: &[u8]| std::fs::write(dir.path().join(name), bytes).unwrap();
         std::fs::create_dir(dir.path().join("sub")).unwrap();
-        write("a.txt", "It was the\nbest of times. ".repeat(400).as_bytes());
+        write("a.txt", "It was the\nbest of times. ".repeat(200).as_bytes());
         write("b.txt", b"");
         write("c.txt", b"caf\xe9 and caf\xe9 \xff\xfe again, or what it is; the usual words of a text".as_slice());
         write("d.bin", b"\0\x01\x02");
-        write("sub/e.txt", "A longer one, \u{e9}t\u{e9}.\n".repeat(3000).as_bytes());
+        write("sub/e.txt", "A longer one, \u{e9}t\u{e9}.\n".repeat(600).as_bytes());
         write("f.txt", b"   \n\n ");
         dir
     }
@@ -268,8 +266,8 @@ mod tests {
         let names: Vec<&str> = read.documents().iter().map(|d| d.name.as_str()).collect();
         assert_eq!(names, ["a.txt", "c.txt", "sub/e.txt"]);
         for (name, text) in [
-            ("a.txt", "It was the best of times. ".repeat(400)),
-            ("sub/e.txt", "A longer one, \u{e9}t\u{e9}. ".repeat(3000)),
+            ("a.txt", "It was the best of times. ".repeat(200)),
+            ("sub/e.txt", "A longer one, \u{e9}t\u{e9}. ".repeat(600)),
         ] {
             let d = read.documents().iter().find(|d| d.name == name).unwrap();
             let mut ids = Vec::new();
@@ -322,7 +320,11 @@ mod tests {
         std::fs::write(dir.path().join("a.txt"), "changed").unwrap();
         let third = out.path().join("third");
         let stop = AtomicBool::new(false);
-        let stopper = &mut |_: Event| stop.store(true, Ordering::Relaxed);
+        let stopper = &mut |e: Event| {
+            if let Event::Progress { tokens, .. } = e {
+                stop.store(tokens > 0, Ordering::Relaxed);
+            }
+        };
         prepare(&inputs, &third, &options(&stop, 10), stopper).unwrap();
         let changed = sources(&[dir.path().into()]).unwrap();
         let e = prepare(&changed, &third, &options(&AtomicBool::new(false), 10), &mut |_| {}).unwrap_err();

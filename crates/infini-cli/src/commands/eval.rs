@@ -1,18 +1,23 @@
-//! `infini eval`: how much is recalled, with confidence intervals.
+//! `infini eval`: how much is recalled, with confidence intervals, and how well texts are predicted.
 
+mod copy;
+mod documents;
 mod mqar;
 mod passkey;
+mod perplexity;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
 
 use crate::console::Outcome;
 
-/// Measure recall
+/// Measure recall and perplexity
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   infini eval passkey --lengths 4096,32768 --depths 0,0.5,1 --samples 20
-  infini eval mqar --model runs/mqar")]
+  infini eval mqar --model runs/mqar
+  infini eval perplexity --model runs/books --data book.txt --by-position
+  infini eval copy --model runs/books --data book.txt")]
 pub struct Eval {
     #[command(subcommand)]
     task: Task,
@@ -22,6 +27,8 @@ pub struct Eval {
 enum Task {
     Passkey(passkey::Passkey),
     Mqar(mqar::Mqar),
+    Perplexity(perplexity::Perplexity),
+    Copy(copy::Copy),
 }
 
 impl Eval {
@@ -30,6 +37,8 @@ impl Eval {
         match &self.task {
             Task::Passkey(t) => t.run(),
             Task::Mqar(t) => t.run(),
+            Task::Perplexity(t) => t.run(),
+            Task::Copy(t) => t.run(),
         }
     }
 }

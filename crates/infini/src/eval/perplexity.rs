@@ -341,9 +341,7 @@ mod tests {
 
     fn documents() -> Vec<Document> {
         let text = |seed| crate::prose::Prose::new(seed).text(4000);
-        (0..3)
-            .map(|i| Document { name: format!("{i}"), tokens: tokenizer().encode(&text(i)) })
-            .collect()
+        (0..3).map(|i| Document { name: format!("{i}"), tokens: tokenizer().encode(&text(i)) }).collect()
     }
 
     #[test]
