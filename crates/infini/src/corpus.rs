@@ -317,7 +317,6 @@ mod tests {
         assert!(calls > 2, "never interrupted");
         assert!(files(&whole) == files(&parts), "the interrupted corpus is another one");
         // other inputs are not gone on with
-        std::fs::write(dir.path().join("a.txt"), "changed").unwrap();
         let third = out.path().join("third");
         let stop = AtomicBool::new(false);
         let stopper = &mut |e: Event| {
@@ -326,6 +325,7 @@ mod tests {
             }
         };
         prepare(&inputs, &third, &options(&stop, 10), stopper).unwrap();
+        std::fs::write(dir.path().join("a.txt"), "changed").unwrap();
         let changed = sources(&[dir.path().into()]).unwrap();
         let e = prepare(&changed, &third, &options(&AtomicBool::new(false), 10), &mut |_| {}).unwrap_err();
         assert!(e.to_string().contains("other inputs"), "{e}");

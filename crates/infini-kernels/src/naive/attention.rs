@@ -317,7 +317,12 @@ pub fn forward(s: &Settings, x: &Inputs) -> Outputs {
                     let i = ((b * d.t + t) * d.h + h) * d.dv;
                     let from = x.first_visible(s, b, t);
                     let q = rotate(x.q(b, t, h), t as f64, s.rope, s.theta);
-                    for (j, p) in x.probabilities(&q, &keys, t, from).iter().enumerate() {
+                    // a memory alone has no window
+                    let probabilities = match s.mix {
+                        Mix::Memory => Vec::new(),
+                        _ => x.probabilities(&q, &keys, t, from),
+                    };
+                    for (j, p) in probabilities.iter().enumerate() {
                         axpy(*p, x.v(b, from + j, n), &mut out.a_dot[i..i + d.dv]);
                     }
                     let f = phi(s.features, x.q(b, t, h), x.fmap_w(n));
