@@ -3,12 +3,14 @@
 
 Every program is a worker process, pinned to the same cores; within a round each works once, the order
 turns from round to round, and a ratio is taken between neighbours of one round. Printed are medians over
-the rounds. PyTorch runs twice: as shipped, and with MKL told to take its AVX-512 path, which it leaves
-unused on processors that are not Intel's.
+the rounds, beside what the machine does at best. PyTorch runs twice: as shipped, and with MKL told to take
+its AVX-512 path, which it leaves unused on processors that are not Intel's.
 
-    cargo build --release && python3 peers/compare.py
+    cargo build --release && python3 peers/compare.py --out docs/results/speed.csv --report docs/results/speed.md
 
-The first run makes a virtual environment under peers/.venv (about 5 GB, most of it PyTorch).
+makes the tables of docs/results in less than half an hour. A case that stands in the CSV file is not measured
+again, so an interrupted run goes on where it stopped; delete the file to begin anew. The first run makes a
+virtual environment under peers/.venv (about 5 GB, most of it PyTorch).
 """
 
 import argparse
@@ -18,7 +20,7 @@ import os
 import statistics
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -32,7 +34,7 @@ class Case:
 
     name: str
     ours: str  # case of `infini bench worker`
-    peer: str  # script and its arguments, without the threads
+    peer: str | None  # script and its arguments, without the threads
     fast: float | None = None  # targets: our speed over the fast peer's,
     shipped: float | None = None  # over the peer's as shipped,
     memory: float | None = None  # our peak memory over the peer's
@@ -44,7 +46,8 @@ def llama(size, mode, shape, **targets):
 
 
 def infini(size, mode, shape, ours=None, **targets):
-    return Case(f"infini-{size}-{mode}", f"infini-{size}-{ours or mode}", f"infini_torch.py {mode} {shape}", **targets)
+    script = f"infini_torch.py {mode.removesuffix('-bf16')} {shape}"
+    return Case(f"infini-{size}-{mode}", f"infini-{size}-{ours or mode}", script, **targets)
 
 
 SMALL, LARGE = "256 4 4 256 2048", "512 4 8 512 4096"
@@ -60,6 +63,10 @@ CASES = [
     infini(512, "forward", LARGE, fast=1.4, shipped=2.4, memory=0.5),
     infini(512, "generate", LARGE, ours="decode", fast=5.0, shipped=6.0, memory=0.5),
     infini(512, "greedy", LARGE, ours="decode", fast=5.0, shipped=6.0, memory=0.5),
+    # half the bytes a weight: not the peer's numbers, so no target counts
+    infini(512, "greedy-bf16", LARGE, ours="decode-bf16"),
+    Case("smollm2-135m-read-bf16", "smollm2-135m-read-bf16", None),
+    Case("smollm2-135m-decode-bf16", "smollm2-135m-decode-bf16", None),
 ]
 
 
@@ -110,20 +117,19 @@ class Worker:
         self.process.wait()
 
 
-@dataclass
-class Row:
-    """What was measured of one program in one case."""
+COLUMNS = [
+    "case", "threads", "program", "tokens_per_second", "peak_rss_bytes", "speed_ratio", "speed_ratio_min",
+    "speed_ratio_max", "core_time_ratio", "memory_ratio", "scaling", "flops_per_second", "gemm_peak_flops",
+    "fma_peak_flops", "memory_read_bytes_per_second", "rounds",
+]  # fmt: skip
 
-    case: Case
-    program: str
-    threads: int
-    rounds: int
-    tokens_per_second: float
-    memory: int
-    ratio: list = field(default_factory=list)  # ours over it, one a round
-    cpu_ratio: list = field(default_factory=list)
-    scaling: list = field(default_factory=list)  # its speed over its own on one thread
-    memory_ratio: float | None = None
+
+def machine(binary, threads, cores):
+    """What the machine does at best, as `infini bench` measures it."""
+    command = [binary, "bench", "machine", "--threads", str(threads), "--json", "-"]
+    pin = lambda: os.sched_setaffinity(0, cores)  # noqa: E731
+    out = subprocess.run(command, capture_output=True, text=True, check=True, preexec_fn=pin).stdout
+    return json.loads(out)["machine"]
 
 
 def environment(venv):
@@ -148,19 +154,21 @@ def mkl_path(python, env):
 
 
 def run(case, binary, python, library, threads, rounds, seconds):
-    """All programs on one case, interleaved."""
+    """All programs on one case, interleaved: a row of COLUMNS for each and each number of threads."""
     available = sorted(os.sched_getaffinity(0))
-    workers = []
+    workers, best = [], {}
     for n in threads:
         if n > len(available):
             sys.exit(f"{n} threads were asked for, {len(available)} cores are there")
         cores = set(available[-n:])
+        best[n] = machine(binary, n, cores)
         ours = [binary, "bench", "worker", "--case", case.ours, "--threads", n]
-        script, *arguments = case.peer.split()
-        theirs = [python, HERE / script, *arguments, n]
         workers.append(Worker(OURS, ours, n, cores, {}))
-        workers.append(Worker(SHIPPED, theirs, n, cores, {}))
-        workers.append(Worker(FAST, theirs, n, cores, {"LD_PRELOAD": str(library)}))
+        if case.peer:
+            script, *arguments = case.peer.split()
+            theirs = [python, HERE / script, *arguments, n]
+            workers.append(Worker(SHIPPED, theirs, n, cores, {}))
+            workers.append(Worker(FAST, theirs, n, cores, {"LD_PRELOAD": str(library)}))
     tokens = {w.about["tokens"] for w in workers}
     assert len(tokens) == 1, f"{case.name}: repetitions of different sizes: {tokens}"
     sizes = [w.about["parameters"] for w in workers]
@@ -175,60 +183,87 @@ def run(case, binary, python, library, threads, rounds, seconds):
             w.cpu.append(cpu)
     rows = []
     for w in workers:
-        row = Row(case, w.program, w.threads, rounds, 1 / statistics.median(w.wall), w.peak_memory())
+        peaks = best[w.threads]
+        speed = 1 / statistics.median(w.wall)
+        row = dict.fromkeys(COLUMNS, "")
+        row |= {"case": case.name, "threads": w.threads, "program": w.program, "rounds": rounds}
+        row |= {"tokens_per_second": round(speed, 1), "peak_rss_bytes": w.peak_memory()}
+        row |= {"gemm_peak_flops": round(peaks["gemm_flops"]), "fma_peak_flops": round(peaks["fma_flops"])}
+        row |= {"memory_read_bytes_per_second": round(peaks["memory_read_bytes"])}
         one = next(o for o in workers if o.program == w.program and o.threads == min(threads))
         if w.threads > one.threads == 1:
-            row.scaling = [a / b for a, b in zip(one.wall, w.wall)]
+            row["scaling"] = round(statistics.median(a / b for a, b in zip(one.wall, w.wall)), 3)
         ours = next(o for o in workers if o.program == OURS and o.threads == w.threads)
-        if w is not ours:
-            row.ratio = [a / b for a, b in zip(w.wall, ours.wall)]
-            row.cpu_ratio = [a / b for a, b in zip(w.cpu, ours.cpu)]
-            row.memory_ratio = ours.peak_memory() / row.memory
-        rows.append(row)
+        if w is ours:
+            row["flops_per_second"] = round(w.about["flops"] / w.about["tokens"] * speed)
+        else:
+            ratio = [a / b for a, b in zip(w.wall, ours.wall)]
+            row |= {"speed_ratio": round(statistics.median(ratio), 3)}
+            row |= {"speed_ratio_min": round(min(ratio), 3), "speed_ratio_max": round(max(ratio), 3)}
+            row["core_time_ratio"] = round(statistics.median(a / b for a, b in zip(w.cpu, ours.cpu)), 3)
+            row["memory_ratio"] = round(ours.peak_memory() / w.peak_memory(), 3)
+        rows.append({k: str(v) for k, v in row.items()})
     for w in workers:
         w.end()
     return rows
 
 
-def spread(values):
-    """Median and range."""
-    return f"{statistics.median(values):.2f} [{min(values):.2f}..{max(values):.2f}]" if values else ""
-
-
 def table(rows):
     """Markdown."""
-    lines = [
-        "| case | threads | program | tok/s | infini is faster by | by core time | target | peak RSS | infini's share | target | 2 threads / 1 |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    head = ["case", "threads", "program", "tok/s", "infini is faster by", "by core time", "target", "peak RSS"]
+    head += ["infini's share", "target", "2 threads / 1", "of gemm peak", "machine: gemm, multiply-add, read"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    cases = {c.name: c for c in CASES}
     for r in rows:
-        target = {SHIPPED: r.case.shipped, FAST: r.case.fast}.get(r.program)
-        cells = [r.case.name, r.threads, r.program, f"{r.tokens_per_second:,.0f}", spread(r.ratio)]
-        cells += [f"{statistics.median(r.cpu_ratio):.2f}" if r.cpu_ratio else ""]
-        cells += [f"≥ {target}" if target else "", f"{r.memory / 2**20:,.0f} MiB"]
-        cells += [f"{r.memory_ratio:.2f}" if r.memory_ratio else ""]
-        cells += [f"≤ {r.case.memory}" if r.memory_ratio and r.case.memory else "", spread(r.scaling)]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
+        case = cases[r["case"]]
+        target = {SHIPPED: case.shipped, FAST: case.fast}.get(r["program"])
+        cells = [r["case"], r["threads"], r["program"], f"{float(r['tokens_per_second']):,.0f}"]
+        spread = f"{r['speed_ratio']} [{r['speed_ratio_min']}..{r['speed_ratio_max']}]" if r["speed_ratio"] else ""
+        cells += [spread, r["core_time_ratio"], f"≥ {target}" if target else ""]
+        cells += [f"{int(r['peak_rss_bytes']) / 2**20:,.0f} MiB", r["memory_ratio"]]
+        cells += [f"≤ {case.memory}" if r["memory_ratio"] and case.memory else "", r["scaling"]]
+        flops, gemm = r["flops_per_second"], int(r["gemm_peak_flops"])
+        cells += [f"{int(flops) / gemm:.0%}" if flops else ""]
+        peaks = f"{gemm / 1e9:.0f} GFLOP/s, {int(r['fma_peak_flops']) / 1e9:.0f} GFLOP/s, "
+        cells += [peaks + f"{int(r['memory_read_bytes_per_second']) / 1e9:.0f} GB/s" if flops else ""]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
+def load(path):
+    """Rows of an earlier run."""
+    if not path or not path.exists():
+        return []
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    if rows and list(rows[0]) != COLUMNS:
+        sys.exit(f"{path} has other columns: it is of an older version: delete it to measure anew")
+    return rows
+
+
 def save(rows, path):
-    """CSV, one row a case, thread count and program."""
-    with open(path, "w", newline="") as file:
-        out = csv.writer(file, lineterminator="\n")
-        ratios = ["speed_ratio", "speed_ratio_min", "speed_ratio_max", "core_time_ratio", "scaling"]
-        out.writerow(["case", "threads", "program", "tokens_per_second", "peak_rss_bytes", *ratios, "rounds"])
-        for r in rows:
-            middle = [statistics.median(v) if v else None for v in (r.ratio, r.cpu_ratio, r.scaling)]
-            ratio = [middle[0], min(r.ratio, default=None), max(r.ratio, default=None), middle[1], middle[2]]
-            ratio = [f"{x:.3f}" if x else "" for x in ratio]
-            out.writerow([r.case.name, r.threads, r.program, round(r.tokens_per_second, 1), r.memory, *ratio, r.rounds])
+    """CSV, written whole and then renamed."""
+    part = path.with_suffix(".part")
+    with open(part, "w", newline="") as file:
+        out = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        out.writeheader()
+        out.writerows(rows)
+    part.replace(path)
+
+
+def report(path, text):
+    """Puts the tables between the two marks of a document."""
+    begin, end = "<!-- measured by peers/compare.py -->", "<!-- end -->"
+    document = path.read_text()
+    before, rest = document.split(begin)
+    path.write_text(f"{before}{begin}\n\n{text}\n\n{end}{rest.split(end, 1)[1]}")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", default="1,2", help="thread counts, e.g. 1,2")
-    parser.add_argument("--out", type=Path, help="CSV file to write, e.g. docs/results/speed.csv")
+    parser.add_argument("--out", type=Path, help="CSV file to write or go on with, e.g. docs/results/speed.csv")
+    parser.add_argument("--report", type=Path, help="document whose tables are replaced; long inputs are read, too")
     parser.add_argument("--quick", action="store_true", help="three short rounds instead of seven long ones")
     parser.add_argument("--cases", default="", help="only cases whose name holds one of these, e.g. 256-train,greedy")
     parser.add_argument("--venv", type=Path, default=HERE / ".venv", help="where the peers are (to be) installed")
@@ -237,7 +272,7 @@ def main():
     if not args.infini.exists():
         sys.exit(f"no binary: {args.infini}: run cargo build --release first, or name another with --infini")
     threads = [int(n) for n in args.threads.split(",")]
-    rounds, seconds = (3, 0.5) if args.quick else (7, 2.0)
+    rounds, seconds = (3, 0.5) if args.quick else (5, 1.5)
     wanted = [part for part in args.cases.split(",") if part]
     cases = [c for c in CASES if not wanted or any(part in c.name for part in wanted)]
     if not cases:
@@ -247,14 +282,24 @@ def main():
     print("MKL as shipped:", mkl_path(python, {}))
     print("MKL AVX-512:", mkl_path(python, {"LD_PRELOAD": str(library)}))
     print("load before:", os.getloadavg(), flush=True)
-    rows = []
+    rows = load(args.out)
     for case in cases:
+        done = {r["threads"] for r in rows if r["case"] == case.name}
+        if done >= set(map(str, threads)):
+            print(f"{case.name} stands in {args.out}", file=sys.stderr)
+            continue
+        rows = [r for r in rows if r["case"] != case.name]
         rows += run(case, args.infini.absolute(), python, library, threads, rounds, seconds)
         print(f"{case.name} done", file=sys.stderr, flush=True)
         if args.out:
             save(rows, args.out)
     print("load after:", os.getloadavg())
-    print(table(rows))
+    text = table(rows)
+    print(text)
+    if args.report:
+        command = [args.infini.absolute(), "bench", "stream", "save", "--threads", "1"]
+        long = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.rstrip()
+        report(args.report, f"{text}\n\nLong inputs, on one thread:\n\n```\n{long}\n```")
 
 
 if __name__ == "__main__":

@@ -13,10 +13,11 @@ mod signals;
 
 use std::process::ExitCode;
 
-// Training allocates and frees large tensors every step: the system's allocator returns their pages
-// to the kernel each time and faults them in again.
+use infini_kernels::heap::Keep;
+use mimalloc::MiMalloc;
+
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Keep<MiMalloc> = Keep::new(MiMalloc);
 
 fn main() -> ExitCode {
     match cli::run() {

@@ -9,6 +9,7 @@
 pub mod activation;
 pub mod attention;
 mod attention_backward;
+pub mod bf16;
 mod blocks;
 mod cells;
 pub mod conformance;
@@ -18,6 +19,7 @@ pub mod features;
 mod few;
 mod flash;
 pub mod heads;
+pub mod heap;
 mod lanes;
 pub mod linear;
 pub mod local;

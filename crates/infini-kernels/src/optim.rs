@@ -3,7 +3,8 @@
 
 use rayon::prelude::*;
 
-use crate::blocks::{SMALL, worthwhile};
+use crate::blocks::{self, SMALL, worthwhile};
+use crate::matmul::axpy;
 
 /// The settings of one step for one group of parameters.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -62,6 +63,16 @@ struct Constants {
     rate: f32,
     root: f32,
     eps: f32,
+}
+
+/// Adds a gradient to the sum of earlier ones.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn accumulate(sum: &mut [f32], g: &[f32]) {
+    assert_eq!(sum.len(), g.len(), "accumulate: lengths");
+    let parts = sum.chunks_mut(SMALL).zip(g.chunks(SMALL)).collect();
+    blocks::each(worthwhile(g.len()), parts, |(sum, g)| axpy(1.0, g, sum));
 }
 
 /// The sum of squares in f64, over blocks of fixed length in order. It is finite exactly when every

@@ -8,7 +8,7 @@ use infini_kernels::loss::{Head, IGNORE};
 use infini_kernels::naive::pointwise as naive;
 use infini_kernels::optim::AdamW;
 use infini_kernels::simd::{self, Level};
-use infini_kernels::{Rope, activation, conv, embedding, linear, loss, norm, optim, rope};
+use infini_kernels::{Rope, activation, bf16, conv, embedding, linear, loss, norm, optim, rope};
 
 /// Held while a level is forced, or while two runs of one level are compared.
 static LEVEL: Mutex<()> = Mutex::new(());
@@ -204,6 +204,23 @@ fn rotations(n: usize) {
     }
 }
 
+/// Weights in bf16: off by half a unit in the eighth bit at most, and then multiplied as they are.
+fn halves(x: &[f32], w: &[f32], [n, inp, out]: [usize; 3]) {
+    let m = bf16::Matrix::new(w, inp);
+    assert_eq!((m.out(), m.inp()), (out, inp));
+    let mut rounded = nan(out * inp);
+    rounded.chunks_exact_mut(inp).enumerate().for_each(|(o, row)| m.row(o, row));
+    assert!(rounded.iter().zip(w).all(|(r, w)| (r - w).abs() <= w.abs() / 256.0), "rounded to another number");
+    assert!(bf16::is_bf16(&rounded) && bf16::Matrix::new(&rounded, inp) == m, "rounding twice changes nothing");
+    let what = format!("bf16 {n} {inp} {out}");
+    let want = naive::linear(&wide(x), &wide(&rounded), [n, inp, out]);
+    let mut y = nan(n * out);
+    m.forward(x, &mut y, n, false);
+    near(&what, &y, &want);
+    m.forward(x, &mut y, n, true);
+    near(&format!("{what}, twice"), &y, &want.iter().map(|y| 2.0 * y).collect::<Vec<_>>());
+}
+
 fn linears([n, inp, out]: [usize; 3], seed: u64) {
     let sizes = [n, inp, out];
     let (x, w, dy) = (random(n * inp, seed), random(out * inp, 10), random(n * out, 11));
@@ -214,6 +231,9 @@ fn linears([n, inp, out]: [usize; 3], seed: u64) {
     let wy = naive::linear(&wide(&x), &wide(&w), sizes);
     let (wx, ww) = naive::linear_backward(&wide(&x), &wide(&w), &wide(&dy), sizes);
     near(&format!("linear {sizes:?}"), &y, &wy);
+    if inp > 0 {
+        halves(&x, &w, sizes);
+    }
     near(&format!("linear dx {sizes:?}"), &dx, &wx);
     near(&format!("linear dw {sizes:?}"), &dw, &ww);
     linear::forward(&x, &w, &mut y, sizes, true);

@@ -6,13 +6,15 @@ use std::time::Instant;
 use infini::config::{Activation, Attention, InfiniConfig, ModelConfig};
 use infini::tasks::{Batch, DataConfig, Task};
 use infini::weights::Weights;
+use infini_kernels::heap::Keep;
 use infini_train::config::TrainConfig;
 use infini_train::{Config, Device, Trainer};
+use mimalloc::MiMalloc;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Keep<MiMalloc> = Keep::new(MiMalloc);
 
 /// Random tokens.
 struct Noise(usize);

@@ -5,7 +5,7 @@
 use burn::tensor::Tensor;
 
 use crate::carry::{self, Carry};
-use crate::ops::{AttentionInputs, Body, HeadShape, Tokens, composed::softplus};
+use crate::ops::{AttentionInputs, Body, HeadShape, Mlp, Tokens, composed::softplus};
 use crate::parameters::Parameters;
 use infini::config::{Activation, Attention, LayerKind, MixName, ModelConfig, NullSlot, RuleName, Write};
 use infini_kernels::{Features, Settings};
@@ -61,8 +61,7 @@ pub fn forward_carried(
         let layer = Layer { body, c, p, l, before };
         let h = layer.norm("input_layernorm", x.clone());
         x = x + layer.attention(h, t, &mut gates, &mut after);
-        let h = layer.norm("post_attention_layernorm", x.clone());
-        x = x + layer.mlp(h);
+        x = layer.mlp(x);
     }
     let hidden = body.rms_norm(x, p.get("model.norm.weight"), c.rms_norm_eps);
     (Forward { hidden, gates }, after)
@@ -222,13 +221,16 @@ impl Layer<'_> {
         gate
     }
 
-    fn mlp(&self, h: Tensor<2>) -> Tensor<2> {
-        let up = self.linear("mlp.up_proj", &h);
-        let inner = match self.c.hidden_act {
-            Activation::Silu => self.body.swiglu(self.linear("mlp.gate_proj", &h), up),
-            Activation::GeluMlp => self.body.gelu(up),
+    fn mlp(&self, x: Tensor<2>) -> Tensor<2> {
+        let gated = self.c.hidden_act == Activation::Silu;
+        let w = Mlp {
+            norm: self.get("post_attention_layernorm.weight"),
+            eps: self.c.rms_norm_eps,
+            gate: gated.then(|| self.get("mlp.gate_proj.weight")),
+            up: self.get("mlp.up_proj.weight"),
+            down: self.get("mlp.down_proj.weight"),
         };
-        self.linear("mlp.down_proj", &inner)
+        self.body.mlp(x, w)
     }
 }
 

@@ -1,6 +1,7 @@
 //! How much memory a run will need, before it starts.
 
 use crate::config::Config;
+use crate::trainer;
 use infini::config::{Activation, LayerKind};
 
 /// Bytes by purpose.
@@ -37,18 +38,19 @@ pub fn estimate(config: &Config) -> Estimate {
     }
 }
 
-/// Floats that one batch keeps until its backward pass.
+/// Floats that the rows of a batch which are in the graph together keep until their backward pass.
 fn activations(config: &Config, batch: u64, tokens: u64) -> u64 {
     let m = &config.model;
+    let batch = trainer::rows_together(m, batch as usize, tokens as usize) as u64;
     let (d, f, w) = (m.hidden_size as u64, m.intermediate_size as u64, m.head_width() as u64);
     let (h, n) = (m.num_attention_heads as u64, m.kv_heads() as u64);
     let mut token = 3 * d; // embedding, last norm, gradient of the hidden state
     let mut states = 0;
     for l in 0..m.num_hidden_layers {
         let convolved = if m.infini.conv > 0 { d } else { 0 };
-        let mlp = if m.hidden_act == Activation::Silu { 3 * f } else { 2 * f };
-        // the residual before and the norm after it, twice; q k v, output of the attention; the MLP's inside
-        token += 4 * d + convolved + 2 * (h + n) * w + mlp;
+        let mlp = if m.hidden_act == Activation::Silu { 2 * f } else { f };
+        // the residual before attention and MLP, the norm; q k v, output of the attention; the MLP's first products
+        token += 3 * d + convolved + 2 * (h + n) * w + mlp;
         if m.layer_kind(l) == LayerKind::Infini {
             token += 2 * h * w + 3 * n + 2 * h;
             let segments = tokens.div_ceil(m.infini.segment_len as u64);
@@ -70,6 +72,9 @@ mod tests {
                     intermediate_size = 32\n[infini]\nsegment_len = 8\n[train]\nsteps = 1\ntokens = 64\nbatch = 2";
         let of = |set: &[String]| estimate(&Config::parse(text, set).unwrap());
         let (one, two) = (of(&[]), of(&["train.batch=4".into()]));
+        // rows beyond those that are in the graph together cost nothing
+        let many = ["train.batch=512", "train.batch=1024"].map(|b| of(&[b.into()]).activations);
+        assert!(many[0] == many[1] && many[0] > two.activations);
         // embedding and head, q k v o, three of the MLP, three norms, beta
         let parameters = 2 * 64 * 16 + 4 * 16 * 16 + 3 * 32 * 16 + 3 * 16 + 2;
         assert_eq!((one.weights, one.gradients, one.optimizer), (4 * parameters, 4 * parameters, 8 * parameters));

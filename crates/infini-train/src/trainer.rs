@@ -1,5 +1,7 @@
 //! One optimiser step after another; the run folder around it is [`run`](crate::run).
 
+use std::ops::Range;
+
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -12,13 +14,17 @@ use crate::error::{Error, Result};
 use crate::ops::{Body, Gradient, Moments, Tokens, composed::softplus};
 use crate::parameters::Parameters;
 use crate::schedule;
-use infini::config::Group;
+use infini::config::{Group, ModelConfig};
 use infini::tasks::{Batch, Task};
 use infini::weights::Weights;
 use infini_kernels::optim::{AdamW, clip_scale};
 
 /// Steps without a finite loss and gradient, one after the other, that end a run.
 pub const MAX_SKIPPED: u32 = 3;
+
+/// Tokens times width of the rows that pass through the graph together, at most: what they leave for the backward
+/// pass is most of a step's memory, and larger ones no longer fit the caches.
+const PIECE: usize = 1 << 19;
 
 /// A model in training.
 pub struct Trainer {
@@ -31,6 +37,8 @@ pub struct Trainer {
     counts: Counts,
     /// What the rows have read, if they read on.
     carry: Option<Carry>,
+    /// [`PIECE`].
+    piece: usize,
 }
 
 /// Where a run stands. Data needs no state: the batches of step n are drawn from stream n of the seed.
@@ -75,7 +83,7 @@ pub struct Step {
     pub layers: Vec<LayerStats>,
 }
 
-/// The gates of one memory layer over one step's last batch, per head.
+/// The gates of one memory layer over the last rows of a step that passed through it together, per head.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct LayerStats {
     /// Index of the layer.
@@ -123,7 +131,7 @@ impl Trainer {
         let moments = parameters.leaves().iter().map(zeros).collect();
         let body = Body::of(&device);
         let (config, counts) = (config.clone(), Counts::default());
-        Ok(Trainer { config, task, body, device, parameters, moments, counts, carry: None })
+        Ok(Trainer { config, task, body, device, parameters, moments, counts, carry: None, piece: PIECE })
     }
 
     /// Where the run stands.
@@ -201,7 +209,7 @@ impl Trainer {
         Ok(report)
     }
 
-    /// One batch's loss and gradients.
+    /// One batch's loss and gradients, some rows at a time.
     fn accumulate(
         &mut self,
         rows: &Batch,
@@ -213,53 +221,64 @@ impl Trainer {
     ) {
         let share = 1.0 / self.config.train.accumulate as f64;
         let x = Rows::new(rows, batch, tokens);
-        let t = Tokens { ids: &x.inputs, reset: rows.reset.as_deref(), batch, len: tokens };
-        let model = &self.config.model;
         let before = self.carry.take().filter(|c| c.batch() == batch);
         let keep = self.task.carries();
-        let (forward, after) = decoder::forward_carried(self.body, model, &self.parameters, &t, before.as_ref(), keep);
         let weights = x.weights(self.config.train.answer_loss * share, self.config.train.token_loss * share);
-        let head = decoder::head(model, &self.parameters);
-        let loss = self.body.cross_entropy(forward.hidden, head, &x.targets, &weights);
-        if statistics {
-            report.layers = self.statistics(&forward.gates);
-        }
-        let mut value = loss.value;
-        if let Some(penalty) = self.penalty(&forward.gates, &x.filler) {
-            let size = f64::from(penalty.clone().detach().into_scalar::<f32>());
-            report.penalty = Some(report.penalty.unwrap_or(0.0) + size * share);
-            let weight = schedule::sparsity(&self.config.train.write_sparsity, report.step);
-            if weight > 0.0 {
-                value = value + penalty * (weight * share);
+        let (mut losses, mut hits) = (Vec::with_capacity(x.targets.len()), Vec::with_capacity(x.targets.len()));
+        // rows that read on stay together: what is carried is one for all of them
+        let together = if keep { batch } else { rows_of(self.piece, &self.config.model, batch, tokens) };
+        for first in (0..batch).step_by(together) {
+            let count = together.min(batch - first);
+            let at = first * tokens..(first + count) * tokens;
+            let reset = rows.reset.as_ref().map(|r| &r[at.clone()]);
+            let t = Tokens { ids: &x.inputs[at.clone()], reset, batch: count, len: tokens };
+            let model = &self.config.model;
+            let (forward, after) =
+                decoder::forward_carried(self.body, model, &self.parameters, &t, before.as_ref(), keep);
+            let head = decoder::head(model, &self.parameters);
+            let loss = self.body.cross_entropy(forward.hidden, head, &x.targets[at.clone()], &weights[at.clone()]);
+            if statistics && first + count == batch {
+                report.layers = self.statistics(&forward.gates);
+            }
+            let mut value = loss.value;
+            if let Some(penalty) = self.penalty(&forward.gates, &x.filler, at) {
+                let size = f64::from(penalty.clone().detach().into_scalar::<f32>());
+                report.penalty = Some(report.penalty.unwrap_or(0.0) + size * share);
+                let weight = schedule::sparsity(&self.config.train.write_sparsity, report.step);
+                if weight > 0.0 {
+                    value = value + penalty * (weight * share);
+                }
+            }
+            drop(forward.gates);
+            report.loss += f64::from(value.clone().detach().into_scalar::<f32>());
+            losses.extend(loss.losses);
+            hits.extend(loss.hits);
+            let mut grads = value.backward();
+            drop(value);
+            self.carry = after;
+            for (leaf, sum) in self.parameters.leaves().iter().zip(gradients.iter_mut()) {
+                match (Gradient::take(&leaf.value, &mut grads), sum.as_mut()) {
+                    (Some(new), Some(sum)) => sum.add(self.body, new),
+                    (Some(new), None) => *sum = Some(new),
+                    (None, _) => {}
+                }
             }
         }
-        drop(forward.gates);
-        report.loss += f64::from(value.clone().detach().into_scalar::<f32>());
         let mean = |f: &dyn Fn(usize) -> Option<f64>| {
             let picked: Vec<f64> = (0..x.targets.len()).filter_map(f).collect();
             (!picked.is_empty()).then(|| picked.iter().sum::<f64>() / picked.len() as f64)
         };
         let add = |old: Option<f64>, new: Option<f64>| new.map(|n| old.unwrap_or(0.0) + n * share).or(old);
-        let ce = |i: usize| f64::from(loss.losses[i]);
+        let ce = |i: usize| f64::from(losses[i]);
         report.answer_loss = add(report.answer_loss, mean(&|i| x.answer[i].then(|| ce(i))));
-        let hit = |i: usize| f64::from(u8::from(loss.hits[i]));
+        let hit = |i: usize| f64::from(u8::from(hits[i]));
         report.answer_accuracy = add(report.answer_accuracy, mean(&|i| x.answer[i].then(|| hit(i))));
         report.token_loss += mean(&|i| x.counted[i].then(|| ce(i))).unwrap_or(0.0) * share;
-
-        let mut grads = value.backward();
-        drop(value);
-        self.carry = after;
-        for (leaf, sum) in self.parameters.leaves().iter().zip(gradients) {
-            match (Gradient::take(&leaf.value, &mut grads), sum.as_mut()) {
-                (Some(new), Some(sum)) => sum.add(self.body, new),
-                (Some(new), None) => *sum = Some(new),
-                (None, _) => {}
-            }
-        }
     }
 
-    /// Mean of the penalised quantity over tokens, heads and the layers with a write gate.
-    fn penalty(&self, gates: &[Gate], filler: &[bool]) -> Option<Tensor<1>> {
+    /// Mean of the penalised quantity over the batch's tokens, heads and the layers with a write gate: the part of it
+    /// that the tokens `at` contribute.
+    fn penalty(&self, gates: &[Gate], filler: &[bool], at: Range<usize>) -> Option<Tensor<1>> {
         let w = &self.config.train.write_sparsity;
         let gated: Vec<&Gate> = gates.iter().filter(|g| g.write.is_some()).collect();
         let tokens = match w.on {
@@ -279,7 +298,7 @@ impl Trainer {
             let x = match w.on {
                 PenaltyTokens::All => x,
                 PenaltyTokens::Filler => {
-                    let mask: Vec<f32> = filler.iter().map(|f| f32::from(u8::from(*f))).collect();
+                    let mask: Vec<f32> = filler[at.clone()].iter().map(|f| f32::from(u8::from(*f))).collect();
                     x * Tensor::from_data(TensorData::new(mask, [n, 1]), (&self.device, DType::F32))
                 }
             };
@@ -335,6 +354,15 @@ impl Trainer {
     }
 }
 
+/// Rows of a batch that pass through the graph together: by the shape alone, so that sums have one order.
+pub(crate) fn rows_together(model: &ModelConfig, batch: usize, tokens: usize) -> usize {
+    rows_of(PIECE, model, batch, tokens)
+}
+
+fn rows_of(piece: usize, model: &ModelConfig, batch: usize, tokens: usize) -> usize {
+    (piece / (tokens * model.hidden_size)).clamp(1, batch)
+}
+
 /// The loss, or the first parameter with a gradient that is not finite.
 fn not_finite<'a>(loss: f64, squares: impl IntoIterator<Item = (&'a str, f64)>) -> Option<String> {
     if !loss.is_finite() {
@@ -386,6 +414,61 @@ impl Rows {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Tokens, answers, filler and documents by the row's number, so that rows differ.
+    struct Rules;
+
+    impl Task for Rules {
+        fn name(&self) -> &'static str {
+            "rules"
+        }
+
+        fn min_tokens(&self) -> usize {
+            1
+        }
+
+        fn vocab_size(&self) -> usize {
+            29
+        }
+
+        fn batch(&self, _: &mut ChaCha8Rng, batch: usize, tokens: usize) -> Batch {
+            let n = batch * (tokens + 1);
+            let every = |k: usize| move |i: usize| (i * i + i / (tokens + 1)).is_multiple_of(k);
+            Batch {
+                tokens: (0..n).map(|i| (i * i % 29) as u32).collect(),
+                answer: (0..n).map(every(5)).collect(),
+                filler: (0..n).map(every(3)).collect(),
+                reset: Some((0..batch * tokens).map(|i| u8::from(every(11)(i))).collect()),
+            }
+        }
+    }
+
+    #[test]
+    fn rows_that_pass_through_the_graph_in_turn_are_one_batch() {
+        let text = "[model]\nvocab_size = 29\nhidden_size = 16\nnum_hidden_layers = 2\nnum_attention_heads = 2\n\
+                    intermediate_size = 24\n[infini]\npreset = \"selective-linear\"\nsegment_len = 8\n[train]\nsteps = 9\n\
+                    tokens = 32\nbatch = 5\n[train.write_sparsity]\nweight = 0.1";
+        let config = Config::parse(text, &[]).unwrap();
+        let weights = Weights::init(&config.model, 3);
+        let run = |piece: usize| {
+            let mut t = Trainer::new(&config, &weights, Box::new(Rules), &Device::flex()).unwrap();
+            t.piece = piece;
+            let steps: Vec<Step> = (0..3).map(|_| t.step(false).unwrap()).collect();
+            steps
+        };
+        // 5 rows together, 2 + 2 + 1, one by one
+        assert_eq!([PIECE, 1100, 1].map(|p| rows_of(p, &config.model, 5, 32)), [5, 2, 1]);
+        let whole = run(PIECE);
+        for piece in [1100, 1] {
+            for (a, b) in run(piece).iter().zip(&whole) {
+                let of = |s: &Step| [s.loss, s.answer_loss.unwrap(), s.token_loss, s.penalty.unwrap(), s.gradient_norm];
+                for (x, y) in of(a).into_iter().zip(of(b)) {
+                    assert!((x - y).abs() <= 1e-5 * y.abs().max(0.1), "piece {piece}: {a:?} {b:?}");
+                }
+                assert_eq!(a.answer_accuracy, b.answer_accuracy);
+            }
+        }
+    }
 
     #[test]
     fn the_guard_names_what_is_not_finite() {

@@ -209,14 +209,20 @@ fn the_reference_differentiates_itself() {
 fn the_streaming_model_computes_the_same() {
     for (name, c) in configs() {
         let input = Input::new(c.vocab_size as u32, false);
-        let w = Weights::new(&c, weights(&c)).unwrap();
-        let p = Parameters::new(&c, &w, &Device::flex().autodiff(), DType::F32);
-        let graph = decoder::logits(Body::Kernel, &c, &p, &input.tokens());
-        let graph: Vec<f64> = graph.into_data_dtype(DType::F64).try_into_vec().unwrap();
-        let model = Model::new(c.clone(), w).unwrap();
-        let streamed = model.forward(&mut model.state(2), &input.ids, Want::All);
-        let e = error(&streamed.iter().map(|x| f64::from(*x)).collect::<Vec<_>>(), &graph);
-        assert!(e < 1e-5, "{name}: logits are {e:.1e} apart");
+        let mut w = Weights::new(&c, weights(&c)).unwrap();
+        for bf16 in [false, true] {
+            // the streaming model keeps bf16 numbers in two bytes, the graph does not
+            if bf16 {
+                w.round_to_bf16();
+            }
+            let p = Parameters::new(&c, &w, &Device::flex().autodiff(), DType::F32);
+            let graph = decoder::logits(Body::Kernel, &c, &p, &input.tokens());
+            let graph: Vec<f64> = graph.into_data_dtype(DType::F64).try_into_vec().unwrap();
+            let model = Model::new(c.clone(), w.clone()).unwrap();
+            let streamed = model.forward(&mut model.state(2), &input.ids, Want::All);
+            let e = error(&streamed.iter().map(|x| f64::from(*x)).collect::<Vec<_>>(), &graph);
+            assert!(e < 1e-5, "{name}, bf16 {bf16}: logits are {e:.1e} apart");
+        }
     }
 }
 

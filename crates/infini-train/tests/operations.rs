@@ -8,7 +8,7 @@ use infini::config::Write;
 use infini_kernels::conformance::error;
 use infini_kernels::{Features, FinalState, Mix, Rope, Rule, Settings};
 use infini_train::Device;
-use infini_train::ops::{AttentionInputs, Body, HeadShape, Tokens};
+use infini_train::ops::{AttentionInputs, Body, HeadShape, Mlp, Tokens};
 
 /// An f32 result may be this far from the f64 one, relative to the largest element.
 const BOUND: f64 = 2e-5;
@@ -62,11 +62,19 @@ fn pointwise() {
         let c = x.dims()[0] / n;
         x.clone().reshape([n, c])
     };
-    compare("rms_norm", &[x.clone(), gain], |body, p| body.rms_norm(at(&p[0]), p[1].clone(), 1e-6));
+    compare("rms_norm", &[x.clone(), gain.clone()], |body, p| body.rms_norm(at(&p[0]), p[1].clone(), 1e-6));
     let weight = |x: &Tensor<1>, rows: usize| x.clone().reshape([rows, d]);
-    compare("linear", &[x.clone(), w], |body, p| body.linear(at(&p[0]), weight(&p[1], out)));
+    compare("linear", &[x.clone(), w.clone()], |body, p| body.linear(at(&p[0]), weight(&p[1], out)));
     compare("swiglu", &[x.clone(), x2], |body, p| body.swiglu(at(&p[0]), at(&p[1])));
     compare("gelu", std::slice::from_ref(&x), |body, p| body.gelu(at(&p[0])));
+    for gated in [true, false] {
+        let leaves = [x.clone(), gain.clone(), w.clone(), matrix(out * d), matrix(out * d)];
+        compare(&format!("mlp, gate {gated}"), &leaves, |body, p| {
+            let gate = gated.then(|| weight(&p[2], out));
+            let down = p[4].clone().reshape([d, out]);
+            body.mlp(at(&p[0]), Mlp { norm: p[1].clone(), eps: 1e-6, gate, up: weight(&p[3], out), down })
+        });
+    }
     for write in [Write::Soft, Write::Clip, Write::Hard] {
         let name = format!("write_gate {write:?}");
         compare(&name, &[logits.iter().map(|x| 3.0 * x).collect()], |body, p| body.write_gate(at(&p[0]), write));

@@ -7,11 +7,12 @@
 //! The same computation whatever the calls: a row may be read in one call or token by token.
 //! Projections run over pieces of several segments (big products), attention segment by segment.
 
-use infini_kernels::{embedding, linear, norm, rope};
+use infini_kernels::{norm, rope};
 
 use crate::config::{Activation, ModelConfig};
 use crate::error::Result;
 use crate::layers::attention::Attention;
+use crate::layers::matrix::Matrix;
 use crate::layers::mlp::Mlp;
 use crate::state::State;
 use crate::weights::Weights;
@@ -37,11 +38,11 @@ const FULL_ANGLES: usize = 8192;
 #[derive(Debug)]
 pub struct Model {
     config: ModelConfig,
-    embed: Vec<f32>,
+    embed: Matrix,
     layers: Vec<Layer>,
     norm: Vec<f32>,
     /// `None`: tied to the embedding.
-    head: Option<Vec<f32>>,
+    head: Option<Matrix>,
     /// Angles of the positions inside a window.
     angles: rope::Table,
 }
@@ -61,6 +62,7 @@ impl Model {
     /// A configuration that cannot be.
     pub fn new(config: ModelConfig, mut weights: Weights) -> Result<Model> {
         config.check()?;
+        let d = config.hidden_size;
         let layers = (0..config.num_hidden_layers).map(|l| {
             let mut take = |s: &str| weights.take(&format!("model.layers.{l}.{s}"));
             Layer {
@@ -68,9 +70,9 @@ impl Model {
                 attention: Attention::new(&config, l, &mut |s| take(&format!("self_attn.{s}"))),
                 mlp_norm: take("post_attention_layernorm.weight"),
                 mlp: Mlp {
-                    gate: (config.hidden_act == Activation::Silu).then(|| take("mlp.gate_proj.weight")),
-                    up: take("mlp.up_proj.weight"),
-                    down: take("mlp.down_proj.weight"),
+                    gate: (config.hidden_act == Activation::Silu).then(|| Matrix::new(take("mlp.gate_proj.weight"), d)),
+                    up: Matrix::new(take("mlp.up_proj.weight"), d),
+                    down: Matrix::new(take("mlp.down_proj.weight"), config.intermediate_size),
                 },
             }
         });
@@ -80,9 +82,9 @@ impl Model {
         let angles = rope::Table::new(&rope::frequencies(config.rope_theta, config.head_width()), 0, window);
         Ok(Model {
             layers,
-            embed: weights.take("model.embed_tokens.weight"),
+            embed: Matrix::new(weights.take("model.embed_tokens.weight"), d),
             norm: weights.take("model.norm.weight"),
-            head: (!config.tie_word_embeddings).then(|| weights.take("lm_head.weight")),
+            head: (!config.tie_word_embeddings).then(|| Matrix::new(weights.take("lm_head.weight"), d)),
             angles,
             config,
         })
@@ -123,7 +125,7 @@ impl Model {
             let t = piece.min(total - start);
             let ids: Vec<u32> = tokens.chunks(total).flat_map(|row| row[start..start + t].iter().copied()).collect();
             let mut x = vec![0.0; b * t * d];
-            embedding::forward(&ids, &self.embed, d, &mut x);
+            self.embed.rows(&ids, &mut x);
             self.blocks(state, &mut x, t);
             state.position += t as u64;
             if want == Want::All {
@@ -182,7 +184,7 @@ impl Model {
         let n = x.len() / d;
         let (mut h, mut inv, mut out) = (vec![0.0; x.len()], vec![0.0; n], vec![0.0; n * v]);
         norm::rms_forward(x, &self.norm, self.config.rms_norm_eps as f32, &mut h, &mut inv);
-        linear::forward(&h, self.head.as_deref().unwrap_or(&self.embed), &mut out, [n, d, v], false);
+        self.head.as_ref().unwrap_or(&self.embed).forward(&h, &mut out, false);
         out
     }
 

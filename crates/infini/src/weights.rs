@@ -75,6 +75,14 @@ impl Weights {
         self.tensors.remove(name).unwrap_or_else(|| panic!("no parameter {name}"))
     }
 
+    /// Rounds every value to bf16, as a model folder of that type holds them. A model whose matrices are bf16 numbers
+    /// keeps them in two bytes each, and decodes twice as fast where memory is what bounds it.
+    pub fn round_to_bf16(&mut self) {
+        for x in self.tensors.values_mut().flatten() {
+            *x = half::bf16::from_f32(*x).to_f32();
+        }
+    }
+
     /// Names and values, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[f32])> {
         self.tensors.iter().map(|(n, d)| (n.as_str(), d.as_slice()))

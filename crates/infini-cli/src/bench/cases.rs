@@ -11,6 +11,8 @@ pub enum Work {
     Train,
     /// Logits of `batch × tokens` tokens from an empty state.
     Forward,
+    /// The same, but logits of the last token alone.
+    Read,
     /// `tokens` tokens one by one from an empty state, the largest logit taken.
     Decode,
 }
@@ -28,10 +30,12 @@ pub struct Case {
     pub batch: usize,
     /// Tokens of a row in one repetition.
     pub tokens: usize,
+    /// Bytes a weight: 4, or 2 where they are rounded to bf16.
+    pub bytes: usize,
 }
 
 /// Names, in the order in which they are run.
-pub const NAMES: [&str; 9] = [
+pub const NAMES: [&str; 12] = [
     "llama-256-train",
     "llama-576-train",
     "llama-576-forward",
@@ -41,6 +45,9 @@ pub const NAMES: [&str; 9] = [
     "infini-512-forward",
     "infini-256-decode",
     "infini-512-decode",
+    "infini-512-decode-bf16",
+    "smollm2-135m-read-bf16",
+    "smollm2-135m-decode-bf16",
 ];
 
 impl Case {
@@ -54,16 +61,23 @@ impl Case {
         let work = match work {
             Some("train") => Work::Train,
             Some("forward") => Work::Forward,
+            Some("read") => Work::Read,
             _ => Work::Decode,
         };
         let (model, batch, tokens) = match (kind, size) {
             (Some("llama"), Some("256")) => (llama(256, 4, 4, 704), 4, 512),
             (Some("llama"), _) => (llama(576, 6, 9, 1536), 4, 512),
+            (Some("smollm2"), _) => (smollm2(), 1, 1024),
             (_, Some("256")) => (infini(256, 4, 4, 682, 256), 1, 2048),
             _ => (infini(512, 4, 8, 1365, 512), 1, 4096),
         };
-        let tokens = if work == Work::Decode { 512 } else { tokens };
-        Ok(Case { name, model, work, batch, tokens })
+        let tokens = match work {
+            Work::Decode if tokens == 1024 => 64,
+            Work::Decode => 512,
+            _ => tokens,
+        };
+        let bytes = if words.next() == Some("bf16") { 2 } else { 4 };
+        Ok(Case { name, model, work, batch, tokens, bytes })
     }
 
     /// Floating-point operations of one repetition that the mathematics asks for: products of the weights and of
@@ -71,7 +85,9 @@ impl Case {
     /// implementation computes twice is not counted, nor is anything elementwise.
     pub fn flops(&self) -> f64 {
         let passes = if self.work == Work::Train { 3.0 } else { 1.0 };
-        passes * self.batch as f64 * forward_flops(&self.model, self.tokens)
+        let head = 2.0 * (self.model.vocab_size * self.model.hidden_size) as f64;
+        let left_out = if self.work == Work::Read { head * (self.tokens - 1) as f64 } else { 0.0 };
+        passes * self.batch as f64 * (forward_flops(&self.model, self.tokens) - left_out)
     }
 }
 
@@ -118,6 +134,14 @@ fn attention_flops(model: &ModelConfig, layer: usize, tokens: usize) -> f64 {
 fn llama(hidden: usize, layers: usize, heads: usize, ffn: usize) -> ModelConfig {
     let infini = InfiniConfig { segment_len: 512, ..InfiniConfig::default() };
     decoder([hidden, layers, heads, ffn], true, Attention::Local, infini)
+}
+
+/// The shape of SmolLM2-135M.
+fn smollm2() -> ModelConfig {
+    let mut model = llama(576, 30, 9, 1536);
+    (model.vocab_size, model.num_key_value_heads) = (49_152, 3);
+    model.attention = Attention::Full;
+    model
 }
 
 /// Infini-attention with the delta rule in every layer: what infini-transformer-pytorch makes of `dim`, `depth`,

@@ -53,6 +53,8 @@ pub struct Args {
 /// One part of the bench.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum What {
+    /// The machine's limits alone
+    Machine,
     /// Single kernels
     Kernels,
     /// Training steps and forward passes
@@ -94,8 +96,11 @@ pub fn run(args: &Args) -> Result<Outcome> {
     report.line(&limits.line())?;
     for part in what {
         match part {
+            What::Machine => {}
             What::Kernels => report.part("kernels", kernels::run(&limits))?,
-            What::Train => report.part("train", steps::run(&chosen(&[Work::Train, Work::Forward]), &limits)?)?,
+            What::Train => {
+                report.part("train", steps::run(&chosen(&[Work::Train, Work::Forward, Work::Read]), &limits)?)?
+            }
             What::Decode => report.part("decode", steps::decode(&chosen(&[Work::Decode]), &limits)?)?,
             What::Stream => {
                 let lengths = if args.tokens.is_empty() { &[1 << 20, 10 << 20][..] } else { &args.tokens };

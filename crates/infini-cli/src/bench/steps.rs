@@ -25,6 +25,15 @@ pub fn fresh(config: &ModelConfig) -> Model {
     Model::new(config.clone(), Weights::init(config, 1)).expect("a configuration that was checked")
 }
 
+/// The model of a case.
+fn model(case: &Case) -> Model {
+    let mut weights = Weights::init(&case.model, 1);
+    if case.bytes == 2 {
+        weights.round_to_bf16();
+    }
+    Model::new(case.model.clone(), weights).expect("a configuration that was checked")
+}
+
 /// Scattered tokens, the same every time: those of positions `first..first + n`.
 pub fn tokens(vocab: usize, first: u64, n: usize) -> Vec<u32> {
     // multiplicative hashing
@@ -85,15 +94,16 @@ pub fn start(case: &Case) -> Box<dyn FnMut()> {
                 std::hint::black_box(step);
             })
         }
-        Work::Forward => {
-            let (model, ids) = (fresh(&case.model), tokens(vocab, 0, b * t));
+        Work::Forward | Work::Read => {
+            let (model, ids) = (model(case), tokens(vocab, 0, b * t));
+            let want = if case.work == Work::Forward { Want::All } else { Want::Last };
             Box::new(move || {
                 let mut state = model.state(b);
-                std::hint::black_box(model.forward(&mut state, &ids, Want::All));
+                std::hint::black_box(model.forward(&mut state, &ids, want));
             })
         }
         Work::Decode => {
-            let model = fresh(&case.model);
+            let model = model(case);
             Box::new(move || {
                 let mut state = model.state(b);
                 let mut next = vec![0; b];
@@ -143,7 +153,7 @@ pub fn decode(cases: &[Case], limits: &Limits) -> Result<(Table, Vec<Value>)> {
         verify::model(&case.model)?;
         let times = Times::measure(BUDGET, start(case));
         // half the operations of a token are one for each weight that it meets
-        let bytes = 4.0 * forward_flops(&case.model, 1) / 2.0 * case.tokens as f64;
+        let bytes = case.bytes as f64 * forward_flops(&case.model, 1) / 2.0 * case.tokens as f64;
         let micros = |s: f64| format!("{:.1}", s / case.tokens as f64 * 1e6);
         let (speed, share) = (case.tokens as f64 / times.median, limits.of_memory(bytes, times.median, true));
         table.row(&[

@@ -127,7 +127,7 @@ fn attention(mix: Mix, rule: Rule) -> Result<()> {
 pub fn model(config: &ModelConfig) -> Result<()> {
     let mut small = config.clone();
     (small.vocab_size, small.num_hidden_layers) = (61, 2);
-    small.num_attention_heads = 2;
+    (small.num_attention_heads, small.num_key_value_heads) = (2, small.num_key_value_heads.min(1));
     small.hidden_size = 2 * small.head_width();
     small.intermediate_size = 99;
     small.infini.segment_len = if small.layer_kind(0) == LayerKind::Infini { 16 } else { 64 };

@@ -16,7 +16,8 @@ pub fn serve(case: &Case) -> Result<()> {
     let mut work = steps::start(case);
     work();
     let tokens = case.batch * case.tokens;
-    say(format_args!("ready {}", json!({ "parameters": parameters(&case.model), "tokens": tokens })))?;
+    let about = json!({ "parameters": parameters(&case.model), "tokens": tokens, "flops": case.flops() });
+    say(format_args!("ready {about}"))?;
     for line in stdin().lock().lines() {
         let line = line?;
         let n: usize = line.trim().parse().with_context(|| format!("not a number of repetitions: {line}"))?;

@@ -4,7 +4,7 @@
 
 use burn::tensor::{Bool, DType, Int, Tensor, TensorData, activation};
 
-use super::{Loss, Tokens};
+use super::{Loss, Mlp, Tokens};
 use infini::config::Write;
 
 /// `x / sqrt(mean(x²) + eps) · g` over the last dimension of `x [n, d]`.
@@ -28,6 +28,17 @@ pub fn gelu(x: Tensor<2>) -> Tensor<2> {
     let cubic = x.clone() * x.clone() * x.clone() * 0.044715;
     let inner = (x.clone() + cubic) * (2.0 / std::f64::consts::PI).sqrt();
     x * (inner.tanh() + 1.0) * 0.5
+}
+
+/// `x + down · inner`, see [`Mlp`].
+pub fn mlp(x: Tensor<2>, w: Mlp) -> Tensor<2> {
+    let h = rms_norm(x.clone(), w.norm, w.eps);
+    let up = linear(h.clone(), w.up);
+    let inner = match w.gate {
+        Some(gate) => swiglu(linear(h, gate), up),
+        None => gelu(up),
+    };
+    x + linear(inner, w.down)
 }
 
 /// Strength of a write from its logits; see [`Write`].

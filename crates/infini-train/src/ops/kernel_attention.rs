@@ -17,7 +17,7 @@ use infini_kernels::rope::{Table, frequencies};
 use infini_kernels::{Features, Rope, Rule, Settings};
 
 use super::kernel::{finish, parts, slice, upstream, with_scratch, wrap, zeros};
-use super::{AttentionInputs, HeadShape, Tokens};
+use super::{AttentionInputs, HeadShape, Tokens, absent};
 
 /// What both operations need to know again in the backward pass.
 #[derive(Clone, Debug)]
@@ -192,14 +192,14 @@ fn optional(d: &mut [f32]) -> Option<&mut [f32]> {
     if d.is_empty() { None } else { Some(d) }
 }
 
-/// An input and its node. An operation has a fixed number of parents: an untracked dummy stands for what is absent.
+/// An input and its node.
 fn part<const D: usize>(x: Option<&Tensor<D>>, device: &Device) -> (Option<FlexTensor>, NodeGuard) {
     match x {
         Some(x) => {
             let (buffer, node) = parts(x.clone());
             (Some(buffer), node)
         }
-        None => (None, parts(Tensor::<1>::zeros([1], device)).1),
+        None => (None, parts(absent(device)).1),
     }
 }
 

@@ -8,6 +8,7 @@ pub mod composed;
 pub mod composed_attention;
 mod kernel;
 mod kernel_attention;
+mod kernel_mlp;
 mod optimizer;
 
 use burn::backend::DispatchDevice;
@@ -89,6 +90,27 @@ impl AttentionInputs {
     }
 }
 
+/// The MLP half of a layer: `x + down · inner` of `h = norm(x)`, where `inner` is `silu(gate h) · (up h)`, or `gelu(up h)`
+/// without a gate.
+#[derive(Clone, Debug)]
+pub struct Mlp {
+    /// Gains `[d]` of the norm.
+    pub norm: Tensor<1>,
+    /// Under the norm's root.
+    pub eps: f64,
+    /// `[f, d]`.
+    pub gate: Option<Tensor<2>>,
+    /// `[f, d]`.
+    pub up: Tensor<2>,
+    /// `[d, f]`.
+    pub down: Tensor<2>,
+}
+
+/// What stands for an input that is not there: an operation has a fixed number of parents.
+fn absent(device: &Device) -> Tensor<1> {
+    Tensor::zeros([1], device)
+}
+
 /// Which implementation of the operations runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Body {
@@ -130,6 +152,14 @@ impl Body {
         match self {
             Body::Kernel => kernel::swiglu(gate, up),
             Body::Composed => composed::swiglu(gate, up),
+        }
+    }
+
+    /// A layer's MLP with its norm and its residual: `x [n, d]` to `[n, d]`.
+    pub fn mlp(self, x: Tensor<2>, w: Mlp) -> Tensor<2> {
+        match self {
+            Body::Kernel => kernel_mlp::mlp(x, w),
+            Body::Composed => composed::mlp(x, w),
         }
     }
 

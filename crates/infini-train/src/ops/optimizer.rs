@@ -45,7 +45,7 @@ impl Gradient {
         match body {
             Body::Kernel => {
                 let other = plain(other.0);
-                edit(&mut self.0, |x| infini_kernels::matmul::axpy(1.0, slice(&other), x));
+                edit(&mut self.0, |x| optim::accumulate(x, slice(&other)));
             }
             Body::Composed => self.0 = self.0.clone() + other.0,
         }

@@ -4,6 +4,7 @@ use infini_kernels::heads::{Heads, HeadsMut};
 use infini_kernels::sink::{self, Sinks};
 use infini_kernels::{activation, conv, linear, local, memory, rope};
 
+use super::matrix::Matrix;
 use crate::config::{LayerKind, MixName, ModelConfig, NullSlot, RuleName, Write};
 use crate::layers::own::{Own, OwnPiece};
 use crate::state::{LayerState, Reads, window_start};
@@ -13,12 +14,12 @@ use crate::state::{LayerState, Reads, window_start};
 pub(crate) struct Attention {
     kind: LayerKind,
     settings: infini_kernels::Settings,
-    q: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
+    q: Matrix,
+    k: Matrix,
+    v: Matrix,
     /// Of q, k and v.
     bias: Option<[Vec<f32>; 3]>,
-    o: Vec<f32>,
+    o: Matrix,
     conv: Option<Vec<f32>>,
     memory: Option<Memory>,
     own: Option<Own>,
@@ -126,14 +127,16 @@ impl Attention {
             }
             m
         });
+        let (d, width) = (config.hidden_size, config.num_attention_heads * config.head_width());
+        let [q, k, v] = ["q", "k", "v"].map(|n| Matrix::new(take(&format!("{n}_proj.weight")), d));
         Attention {
             kind,
             settings: config.kernel_settings(l),
-            q: take("q_proj.weight"),
-            k: take("k_proj.weight"),
-            v: take("v_proj.weight"),
+            q,
+            k,
+            v,
             bias: config.qkv_bias.then(|| ["q", "k", "v"].map(|n| take(&format!("{n}_proj.bias")))),
-            o: take("o_proj.weight"),
+            o: Matrix::new(take("o_proj.weight"), width),
             conv: (kind != LayerKind::Full && i.conv > 0).then(|| take("infini.conv.weight")),
             memory,
             own: config.own_memory(l).then(|| Own::new(config, l, take)),
@@ -142,8 +145,9 @@ impl Attention {
 
     /// `x += attention(h)`. `h` (`[B, T, d]`, normalised) is overwritten by its convolution.
     pub fn forward(&self, p: &Place, state: &mut LayerState, h: &mut [f32], x: &mut [f32]) {
-        let (b, t, d) = (p.batch, p.tokens, p.config.hidden_size);
+        let (b, t) = (p.batch, p.tokens);
         if let Some(kernel) = &self.conv {
+            let d = p.config.hidden_size;
             let mut y = vec![0.0; h.len()];
             let shape = conv::Shape { b, t, d, width: p.config.infini.conv };
             conv::forward(shape, h, kernel, None, Some(&mut state.conv), &mut y);
@@ -164,8 +168,7 @@ impl Attention {
             self.segment(p, state, &mut piece, position, done, n);
             done += n;
         }
-        let width = self.o.len() / d;
-        linear::forward(&piece.y, &self.o, x, [b * t, width, d], true);
+        self.o.forward(&piece.y, x, true);
         if let Some(own) = &self.own {
             own.add(p.config, &piece.own.y, x);
         }
@@ -174,10 +177,9 @@ impl Attention {
     /// q, k, v, write strengths, decays and mixing logits of `rows` inputs.
     fn project(&self, config: &ModelConfig, h: &[f32], rows: usize) -> Piece {
         let d = config.hidden_size;
-        let apply = |w: &[f32]| {
-            let out = w.len() / d;
-            let mut y = vec![0.0; rows * out];
-            linear::forward(h, w, &mut y, [rows, d, out], false);
+        let apply = |w: &Matrix| {
+            let mut y = vec![0.0; rows * w.out()];
+            w.forward(h, &mut y, false);
             y
         };
         let (mut q, mut k, mut v) = (apply(&self.q), apply(&self.k), apply(&self.v));
