@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::trainer;
 use infini::config::{Activation, LayerKind};
+use infini::tasks::DataConfig;
 
 /// Bytes by purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +42,9 @@ pub fn estimate(config: &Config) -> Estimate {
 /// Floats that the rows of a batch which are in the graph together keep until their backward pass.
 fn activations(config: &Config, batch: u64, tokens: u64) -> u64 {
     let m = &config.model;
-    let batch = trainer::rows_together(m, batch as usize, tokens as usize) as u64;
+    // rows that read on from step to step stay together
+    let reads_on = matches!(config.data, DataConfig::Documents(_));
+    let batch = if reads_on { batch } else { trainer::rows_together(m, batch as usize, tokens as usize) as u64 };
     let (d, f, w) = (m.hidden_size as u64, m.intermediate_size as u64, m.head_width() as u64);
     let (h, n) = (m.num_attention_heads as u64, m.kv_heads() as u64);
     let mut token = 3 * d; // embedding, last norm, gradient of the hidden state
