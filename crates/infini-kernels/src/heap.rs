@@ -291,9 +291,10 @@ mod tests {
             if live.len() < 40 && (live.is_empty() || r % 5 < 3) {
                 // small ones, the arena's, and ones beyond it
                 let n = [LARGE - 1 - r % 1000, LARGE + r % (4 << 20), HUGE, HUGE + 1][(r % 41).min(3)];
-                let n = if step % 3 == 0 { n } else { LARGE + r % (1 << 20) };
+                let n = if step.is_multiple_of(3) { n } else { LARGE + r % (1 << 20) };
                 // SAFETY: the size is not 0.
-                let p = unsafe { if r % 2 == 0 { keep.alloc(layout(n)) } else { keep.alloc_zeroed(layout(n)) } };
+                let p =
+                    unsafe { if r.is_multiple_of(2) { keep.alloc(layout(n)) } else { keep.alloc_zeroed(layout(n)) } };
                 assert!(!p.is_null() && p.addr().is_multiple_of(8));
                 if r % 2 == 1 {
                     // SAFETY: the block is that long and cleared.
@@ -309,7 +310,7 @@ mod tests {
                 // SAFETY: the block is that long.
                 let ends = unsafe { [*p, *p.add(n - 1)] };
                 assert_eq!(ends, [n as u8; 2], "another block was written over this one");
-                if r % 7 == 0 {
+                if r.is_multiple_of(7) {
                     let new = (n / 2 + r % (2 << 20)).max(1);
                     // SAFETY: it was allocated with this layout.
                     let q = unsafe { keep.realloc(p, layout(n), new) };
