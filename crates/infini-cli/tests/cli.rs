@@ -251,7 +251,7 @@ fn the_readme_can_be_followed() {
     home.write("configs/passkey/selective-linear.toml", TRAIN);
     let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md")).unwrap();
     let mut run = Vec::new();
-    for line in readme.split("```").skip(1).step_by(2).filter(|b| b.starts_with('\n')).flat_map(str::lines) {
+    for line in readme.split("```").skip(1).step_by(2).filter(|b| b.starts_with("sh\n")).flat_map(str::lines) {
         let line = line.split("    ").next().unwrap().trim();
         let Some(line) = line.strip_prefix("infini ").or(line.strip_prefix("cargo run --release -- ")) else {
             continue;
@@ -308,7 +308,7 @@ fn a_model_is_shown() {
     assert!(shown.contains("parameters") && shown.contains("infini"), "{shown}");
     let fields = home.json(&["inspect", "models/passkey", "--plot", "gates.svg"], 0);
     let picture = fs::read_to_string(home.path("gates.svg")).unwrap();
-    let share = fields["layers"][2]["memory_share"][0].as_f64().unwrap();
+    let share = fields["layers"][1]["memory_share"][0].as_f64().unwrap();
     assert!(picture.contains(&format!("{share:.3}")), "{picture}");
     has(&fields, &["parameters", "config", "layers", "weights"]);
 }
