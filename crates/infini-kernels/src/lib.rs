@@ -20,6 +20,7 @@ mod few;
 mod flash;
 pub mod heads;
 pub mod heap;
+pub mod knn;
 mod lanes;
 pub mod linear;
 pub mod local;

@@ -73,6 +73,9 @@ impl Carry {
         let reset = file.get("reset").map_err(|e| e.to_string())?;
         let batch = reset.shape.first().copied().filter(|b| (1..=1 << 16).contains(b)).ok_or("no rows")?;
         let mut carry = Carry { batch, reset: reset.to_u8().map_err(|e| e.to_string())?, ..Carry::default() };
+        for l in (0..config.num_hidden_layers).filter(|l| config.layer_kind(*l) == LayerKind::Memorizing) {
+            carry.read_store(config, l, &file)?;
+        }
         for (layer, name, len) in layout(config) {
             let name = format!("layers.{layer}.{name}");
             let view = file.get(&name).map_err(|e| e.to_string())?;
@@ -85,6 +88,37 @@ impl Carry {
             return Err("the carried state is of another model".into());
         }
         Ok(carry)
+    }
+}
+
+impl Carry {
+    /// The store of a memorizing layer, which is as long as what was read, up to its bound.
+    fn read_store(&mut self, c: &ModelConfig, l: usize, file: &TensorFile) -> Result<(), String> {
+        let width = c.kv_heads() * c.head_width();
+        for name in ["store.k", "store.v", "store.own"] {
+            let full = format!("layers.{l}.{name}");
+            // nothing has left the window yet
+            if name != "store.own" && !file.contains(&full) {
+                continue;
+            }
+            let view = file.get(&full).map_err(|e| e.to_string())?;
+            let fits = match *view.shape {
+                [batch, len] if name == "store.own" => (batch, len) == (self.batch, 1),
+                [batch, len] => batch == self.batch && len.is_multiple_of(width) && len / width <= c.store().0,
+                _ => false,
+            };
+            if !fits {
+                return Err(format!("{full} has shape {:?}, which is no store of this model", view.shape));
+            }
+            self.parts.insert(full, view.to_f32().map_err(|e| e.to_string())?);
+        }
+        let len = |name: &str| self.get(l, name).map_or(0, <[f32]>::len);
+        let most = len("store.k") / (self.batch * width);
+        let own = self.get(l, "store.own").unwrap_or(&[]);
+        if len("store.k") != len("store.v") || own.iter().any(|x| !(0.0..=most as f32).contains(x)) {
+            return Err(format!("layers.{l}: keys, values and documents of the store do not fit together"));
+        }
+        Ok(())
     }
 }
 

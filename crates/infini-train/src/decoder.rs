@@ -2,12 +2,13 @@
 //! tokens). Names and shapes come from [`ModelConfig::parameters`]; the streaming model of crate
 //! `infini` computes the same from the same names.
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor, activation};
 
 use crate::carry::{self, Carry};
-use crate::ops::{AttentionInputs, Body, HeadShape, Mlp, Tokens, composed::softplus};
+use crate::ops::{AttentionInputs, Body, HeadShape, Mlp, Tokens, composed::softplus, knn::Past};
 use crate::parameters::Parameters;
 use infini::config::{Activation, Attention, LayerKind, MixName, ModelConfig, NullSlot, RuleName, Write};
+use infini_kernels::knn::Seen;
 use infini_kernels::{Features, Settings};
 
 /// What a forward pass gives.
@@ -106,7 +107,7 @@ impl Layer<'_> {
     /// Attention of the normalised input `h`, projected back to the residual stream.
     fn attention(&self, mut h: Tensor<2>, t: &Tokens, gates: &mut Vec<Gate>, after: &mut Option<Carry>) -> Tensor<2> {
         let c = self.c;
-        if c.attention != Attention::Full && c.infini.conv > 0 {
+        if c.infini.conv > 0 {
             h = h.clone() + self.conv("self_attn.infini.conv.weight", "conv", h, t, after);
         }
         let [q, k, v] = ["q", "k", "v"].map(|n| {
@@ -121,6 +122,7 @@ impl Layer<'_> {
         }
         let memory = c.layer_kind(self.l) == LayerKind::Infini;
         let own = c.own_memory(self.l);
+        let queries = x.q.clone();
         let mut kept = Kept { layer: self, t, after };
         let mut read = None;
         if memory {
@@ -136,7 +138,23 @@ impl Layer<'_> {
         let y = if memory && !own {
             kept.attention(&settings, shape, &x)
         } else {
-            kept.seen(&x, |x, t| self.body.window(&settings, shape, x, t))
+            kept.seen(&x, |x, t| match c.attention {
+                Attention::TransformerXl => self.body.recent(&settings, shape, x, t),
+                _ => self.body.window(&settings, shape, x, t),
+            })
+        };
+        let y = match c.layer_kind(self.l) {
+            LayerKind::Memorizing => {
+                let y_mem = kept.store(shape, queries, &x);
+                let beta = self.get::<1>("self_attn.infini.beta");
+                gates.push(Gate { layer: self.l, write: None, mix: Some(beta.clone().unsqueeze()) });
+                let rows = y.dims()[0];
+                let gate = activation::sigmoid(beta).reshape([1, shape.heads, 1]);
+                let split = |y: Tensor<2>| y.reshape([rows, shape.heads, shape.width]);
+                let (y, y_mem) = (split(y), split(y_mem));
+                (y.clone() + (y_mem - y) * gate).reshape([rows, shape.heads * shape.width])
+            }
+            _ => y,
         };
         let y = self.linear("self_attn.o_proj", &y);
         match read {
@@ -275,6 +293,56 @@ impl Kept<'_, '_> {
         let reset = carry::resets(self.layer.before, n, self.t);
         let longer = Tokens { reset: reset.as_deref(), len: n + self.t.len, ..*self.t };
         carry::drop_first(f(x, &longer), n, self.t)
+    }
+
+    /// What the store of a memorizing layer answers, and what it holds afterwards. `x` has the carried window in front.
+    fn store(&mut self, shape: HeadShape, q: Tensor<2>, x: &AttentionInputs) -> Tensor<2> {
+        let (c, l, t, n) = (self.layer.c, self.layer.l, self.t, self.n());
+        let (places, top) = c.store();
+        let width = shape.kv_heads * shape.width;
+        let before = |name: &str| self.layer.before.and_then(|b| b.get(l, name)).unwrap_or(&[]);
+        let own = before("store.own");
+        let p = before("store.k").len() / (t.batch * width);
+        let len = p + n + t.len;
+        let join = |name: &str, x: &Tensor<2>| -> Vec<f32> {
+            let x = x.clone().detach().into_data_dtype(DType::F32).try_into_vec::<f32>().expect("f32 was asked for");
+            let rows = x.chunks((n + t.len) * width).enumerate();
+            rows.flat_map(|(b, new)| [&before(name)[b * p * width..(b + 1) * p * width], new].concat()).collect()
+        };
+        let past = [join("store.k", &x.k), join("store.v", &x.v)];
+        let reset = carry::resets(self.layer.before, n, t);
+        let (seg, window) = (c.infini.segment_len, carry::window(c));
+        let mut seen: Vec<Seen> = Vec::with_capacity(t.batch * t.len);
+        let (leaves, mut kept) = (len.saturating_sub(window), Vec::new());
+        for row in 0..t.batch {
+            let mut document = p - own.get(row).map_or(0, |x| *x as usize);
+            let mut last = document;
+            for i in 0..n + t.len {
+                if reset.as_ref().is_some_and(|r| r[row * (n + t.len) + i] != 0) {
+                    document = p + i;
+                }
+                if p + i < leaves {
+                    last = document;
+                }
+                if i >= n {
+                    let start = (p + n + (i - n) / seg * seg).saturating_sub(window);
+                    let from = start.saturating_sub(places).max(document).min(start);
+                    seen.push([from as u32..start as u32, 0..0]);
+                }
+            }
+            kept.push((leaves - last).min(places) as f32);
+        }
+        if let Some(after) = self.after {
+            let keep = leaves.min(places);
+            for (name, values) in ["store.k", "store.v"].into_iter().zip(&past) {
+                let rows = values.chunks(len * width);
+                let newest = rows.flat_map(|row| row[(leaves - keep) * width..leaves * width].to_vec());
+                after.put(l, name, newest.collect());
+            }
+            after.put(l, "store.own", kept);
+        }
+        let [k, v] = past;
+        self.layer.body.knn(shape, q, Past { k, v, len, seen }, top, t)
     }
 
     /// Infini-attention from the carried memory to the one that is left.

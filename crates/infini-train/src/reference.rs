@@ -1,6 +1,8 @@
 //! The whole decoder in f64, forward and backward by hand, out of the kernels' plain references: what
 //! the training graph is measured against. Slow; for checks only.
 
+mod rivals;
+
 use std::collections::BTreeMap;
 
 use crate::ops::Tokens;
@@ -47,6 +49,9 @@ struct Tape {
     inner: Vec<f64>,
     /// Write strengths of a layer whose attention has no memory.
     shut: Vec<f64>,
+    /// What a memorizing layer's store and window answer.
+    stored: Vec<f64>,
+    window: Vec<f64>,
     own: Own,
 }
 
@@ -159,12 +164,7 @@ impl<'a> Run<'a> {
 
     fn conv_shape(&self) -> Option<Shape> {
         let width = self.c.infini.conv;
-        (self.c.attention != Attention::Full && width > 0).then_some(Shape {
-            b: self.t.batch,
-            t: self.t.len,
-            d: self.c.hidden_size,
-            width,
-        })
+        (width > 0).then_some(Shape { b: self.t.batch, t: self.t.len, d: self.c.hidden_size, width })
     }
 
     /// The kernel's settings; a layer without a memory is one that writes nothing and adds.
@@ -231,6 +231,12 @@ impl<'a> Run<'a> {
         }
         t.shut = vec![0.0; self.n * c.kv_heads()];
         t.y = naive::forward(&self.settings(l), &self.inputs(l, &t)).y;
+        if c.layer_kind(l) == LayerKind::Memorizing {
+            t.stored = self.stored(&t);
+            t.window = std::mem::take(&mut t.y);
+            let gates = self.shares(l);
+            t.y = (0..t.window.len()).map(|i| gates(i) * t.stored[i] + (1.0 - gates(i)) * t.window[i]).collect();
+        }
         t.middle = add(&t.x, &self.linear(l, "self_attn.o_proj", &t.y));
         if c.own_memory(l) {
             self.own(l, &mut t);
@@ -374,7 +380,21 @@ impl<'a> Run<'a> {
         let da = self.linear_back(l, "self_attn.o_proj", &t.y, &dmiddle);
         let x = self.inputs(l, t);
         let states = x.dims.b * x.dims.hkv * x.dims.f;
-        let g = naive::backward(&self.settings(l), &x, &da, &vec![0.0; states * x.dims.dv], &vec![0.0; states]);
+        let of_window = match c.layer_kind(l) {
+            LayerKind::Memorizing => {
+                let gates = self.shares(l);
+                da.iter().enumerate().map(|(i, d)| (1.0 - gates(i)) * d).collect()
+            }
+            _ => da.clone(),
+        };
+        let zeros = (vec![0.0; states * x.dims.dv], vec![0.0; states]);
+        let mut g = naive::backward(&self.settings(l), &x, &of_window, &zeros.0, &zeros.1);
+        if c.attention == Attention::TransformerXl {
+            (g.k, g.v) = self.own_segments(l, t, &da);
+        }
+        if c.layer_kind(l) == LayerKind::Memorizing {
+            g.q = add(&g.q, &self.stored_back(l, t, &da));
+        }
         let mut dh = vec![0.0; t.h.len()];
         for (name, d) in [("q", &g.q), ("k", &g.k), ("v", &g.v)] {
             let name = format!("self_attn.{name}_proj");

@@ -27,6 +27,12 @@ pub enum Attention {
     Full,
     /// A window of `span` segments and nothing else.
     Local,
+    /// The window, whose earlier segments pass no gradient on: Transformer-XL (Dai et al. 2019, arXiv 1901.02860), with
+    /// rotary positions relative to the window in place of its own. As a stream it is [`Attention::Local`].
+    TransformerXl,
+    /// The window, and in the layers that `infini.layers` names the best of a bounded store of past keys and values:
+    /// Memorizing Transformer (Wu et al. 2022, arXiv 2203.08913).
+    Memorizing,
     /// The window, and a memory in the layers that `infini.layers` names.
     Infini,
 }
@@ -196,6 +202,12 @@ pub struct InfiniConfig {
     /// Width of the convolution on keys and values of a memory with projections of its own; 0 for none.
     #[serde(skip_serializing_if = "is_zero")]
     pub memory_conv: usize,
+    /// Tokens that the store of a memorizing layer holds; 0 means 65,536.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub store: usize,
+    /// How many of them each query attends to; 0 means 32.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub top: usize,
 }
 
 fn is_zero(n: &usize) -> bool {
@@ -222,6 +234,8 @@ impl Default for InfiniConfig {
             memory_heads: 0,
             memory_dim: 0,
             memory_conv: 0,
+            store: 0,
+            top: 0,
         }
     }
 }
@@ -337,6 +351,8 @@ pub enum LayerKind {
     Local,
     /// The window and a memory.
     Infini,
+    /// The window and the best few of a store of keys and values.
+    Memorizing,
 }
 
 /// Which optimiser group a parameter belongs to.
@@ -398,14 +414,18 @@ impl ModelConfig {
     pub fn layer_kind(&self, l: usize) -> LayerKind {
         match self.attention {
             Attention::Full => LayerKind::Full,
-            Attention::Local => LayerKind::Local,
-            Attention::Infini => {
+            Attention::Local | Attention::TransformerXl => LayerKind::Local,
+            Attention::Infini | Attention::Memorizing => {
                 let memory = match &self.infini.layers {
                     Layers::Named(LayersName::All) => true,
                     Layers::Named(LayersName::Last) => l + 1 == self.num_hidden_layers,
                     Layers::List(list) => list.contains(&l),
                 };
-                if memory { LayerKind::Infini } else { LayerKind::Local }
+                match (memory, self.attention) {
+                    (false, _) => LayerKind::Local,
+                    (_, Attention::Memorizing) => LayerKind::Memorizing,
+                    _ => LayerKind::Infini,
+                }
             }
         }
     }
@@ -426,6 +446,12 @@ impl ModelConfig {
                 (heads, heads, width)
             }
         }
+    }
+
+    /// Tokens in the store of a memorizing layer, and how many of them a query attends to.
+    pub fn store(&self) -> (usize, usize) {
+        let or = |n: usize, default| if n == 0 { default } else { n };
+        (or(self.infini.store, 1 << 16), or(self.infini.top, 32))
     }
 
     /// Whether layer `l` has a memory with projections of its own.
@@ -524,6 +550,14 @@ impl ModelConfig {
         if i.conv > 64 {
             return bad("infini.conv", format!("{} is above 64", i.conv));
         }
+        let (store, top) = self.store();
+        if self.attention == Attention::Memorizing && (store > 1 << 24 || !store.is_multiple_of(i.segment_len)) {
+            let why = format!("{store} is above 2^24 or no number of whole segments of {}", i.segment_len);
+            return bad("infini.store", why);
+        }
+        if top > 1024 {
+            return bad("infini.top", format!("{top} is above 1024"));
+        }
         if i.memory_conv > 64 {
             return bad("infini.memory_conv", format!("{} is above 64", i.memory_conv));
         }
@@ -565,7 +599,7 @@ impl ModelConfig {
         for l in 0..self.num_hidden_layers {
             let at = |s: &str| format!("model.layers.{l}.{s}");
             add(at("input_layernorm.weight"), &[d], Group::Plain, Init::Constant(1.0));
-            if self.attention != Attention::Full && self.infini.conv > 0 {
+            if self.infini.conv > 0 {
                 add(at("self_attn.infini.conv.weight"), &[self.infini.conv, d], Group::Plain, Init::Normal(0.1));
             }
             add(at("self_attn.q_proj.weight"), &[h * w, d], Group::Matrix, Init::Normal(std(d)));
@@ -577,8 +611,10 @@ impl ModelConfig {
                     add(at(&name), &[heads * w], Group::Plain, Init::Constant(0.0));
                 }
             }
-            if self.layer_kind(l) == LayerKind::Infini {
-                self.memory_parameters(&at, &mut add);
+            match self.layer_kind(l) {
+                LayerKind::Infini => self.memory_parameters(&at, &mut add),
+                LayerKind::Memorizing => add(at("self_attn.infini.beta"), &[h], Group::Gate, Init::Constant(0.0)),
+                LayerKind::Full | LayerKind::Local => {}
             }
             add(at("self_attn.o_proj.weight"), &[d, h * w], Group::Matrix, Init::Normal(std(h * w) / deep));
             add(at("post_attention_layernorm.weight"), &[d], Group::Plain, Init::Constant(1.0));

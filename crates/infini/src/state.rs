@@ -63,6 +63,10 @@ pub(crate) struct LayerState {
     pub own_v: Vec<f32>,
     pub own_k_tail: Vec<f32>,
     pub own_v_tail: Vec<f32>,
+    /// Of a memorizing layer: keys and values that have left the window, that of position p at place p modulo the store's
+    /// size: `[B, store, Hkv · D]`.
+    pub store_k: Vec<f32>,
+    pub store_v: Vec<f32>,
     pub writes: LayerWrites,
 }
 
@@ -100,7 +104,8 @@ impl LayerState {
         let tail = i.memory_conv.saturating_sub(1) * mn * md;
         let has_z = memory && i.rule != RuleName::GatedDelta;
         let has_a = memory && i.rule == RuleName::GatedDelta;
-        let conv = if kind == LayerKind::Full { 0 } else { i.conv.saturating_sub(1) };
+        let conv = i.conv.saturating_sub(1);
+        let store = if kind == LayerKind::Memorizing { config.store().0 } else { 0 };
         let sink = if kind == LayerKind::Full { 0 } else { i.sink };
         let zeros = |on: bool, len: usize| vec![0.0; if on { batch * len } else { 0 }];
         LayerState {
@@ -119,6 +124,8 @@ impl LayerState {
             own_v: zeros(own, capacity * mn * md),
             own_k_tail: zeros(own, tail),
             own_v_tail: zeros(own, tail),
+            store_k: zeros(true, store * n * d),
+            store_v: zeros(true, store * n * d),
             writes: LayerWrites { layer: l, tokens: 0, open: vec![0; mn], strength: vec![0.0; mn] },
         }
     }
@@ -163,13 +170,47 @@ impl LayerState {
     }
 
     fn buffers(&self) -> [&Vec<f32>; NAMES.len()] {
-        let LayerState { m, z, k, v, w, a, conv, sink_k, sink_v, own_k, own_v, own_k_tail, own_v_tail, .. } = self;
-        [m, z, k, v, w, a, conv, sink_k, sink_v, own_k, own_v, own_k_tail, own_v_tail]
+        let LayerState {
+            m,
+            z,
+            k,
+            v,
+            w,
+            a,
+            conv,
+            sink_k,
+            sink_v,
+            own_k,
+            own_v,
+            own_k_tail,
+            own_v_tail,
+            store_k,
+            store_v,
+            ..
+        } = self;
+        [m, z, k, v, w, a, conv, sink_k, sink_v, own_k, own_v, own_k_tail, own_v_tail, store_k, store_v]
     }
 
     fn buffers_mut(&mut self) -> [&mut Vec<f32>; NAMES.len()] {
-        let LayerState { m, z, k, v, w, a, conv, sink_k, sink_v, own_k, own_v, own_k_tail, own_v_tail, .. } = self;
-        [m, z, k, v, w, a, conv, sink_k, sink_v, own_k, own_v, own_k_tail, own_v_tail]
+        let LayerState {
+            m,
+            z,
+            k,
+            v,
+            w,
+            a,
+            conv,
+            sink_k,
+            sink_v,
+            own_k,
+            own_v,
+            own_k_tail,
+            own_v_tail,
+            store_k,
+            store_v,
+            ..
+        } = self;
+        [m, z, k, v, w, a, conv, sink_k, sink_v, own_k, own_v, own_k_tail, own_v_tail, store_k, store_v]
     }
 }
 
@@ -403,7 +444,7 @@ impl State {
 }
 
 /// Names in a memory file of [`LayerState::buffers`].
-const NAMES: [&str; 13] = [
+const NAMES: [&str; 15] = [
     "m",
     "z",
     "window.k",
@@ -417,4 +458,6 @@ const NAMES: [&str; 13] = [
     "memory.v",
     "memory.k_conv",
     "memory.v_conv",
+    "store.k",
+    "store.v",
 ];

@@ -47,6 +47,23 @@ fn models() -> Vec<(&'static str, Model)> {
         ("local", Attention::Local, InfiniConfig { span: 2, conv: 3, ..base.clone() }),
         ("local with sinks", Attention::Local, InfiniConfig { span: 2, sink: 3, ..base.clone() }),
         ("infini with sinks", Attention::Infini, InfiniConfig { sink: 1, conv: 3, ..base.clone() }),
+        (
+            "memorizing",
+            Attention::Memorizing,
+            InfiniConfig {
+                span: 2,
+                conv: 3,
+                store: 16,
+                top: 3,
+                layers: Layers::Named(LayersName::Last),
+                ..base.clone()
+            },
+        ),
+        (
+            "added-linear",
+            Attention::Infini,
+            InfiniConfig { segment_len: 8, ..InfiniConfig::preset("added-linear").unwrap() },
+        ),
         ("paper-linear", Attention::Infini, base.clone()),
         ("paper-delta", Attention::Infini, InfiniConfig { rule: RuleName::Delta, ..base.clone() }),
         ("selective-linear", Attention::Infini, selective.clone()),

@@ -2,4 +2,5 @@
 
 pub mod attention;
 pub mod features;
+pub mod knn;
 pub mod pointwise;

@@ -8,8 +8,11 @@ pub mod composed;
 pub mod composed_attention;
 mod kernel;
 mod kernel_attention;
+mod kernel_knn;
 mod kernel_mlp;
+pub mod knn;
 mod optimizer;
+mod segments;
 
 use burn::backend::DispatchDevice;
 use burn::tensor::{Device, Tensor};
@@ -222,6 +225,19 @@ impl Body {
         match self {
             Body::Kernel => kernel_attention::attention(s, shape, x, t, start),
             Body::Composed => composed_attention::attention_from(s, shape, x, t, start),
+        }
+    }
+
+    /// The window whose earlier segments pass no gradient on: `[B T, H Dv]`.
+    pub fn recent(self, s: &Settings, shape: HeadShape, x: &AttentionInputs, t: &Tokens) -> Tensor<2> {
+        segments::recent(self, s, shape, x, t)
+    }
+
+    /// Attention of `q [B T, H D]` to the `top` best of a store: `[B T, H D]`.
+    pub fn knn(self, shape: HeadShape, q: Tensor<2>, past: knn::Past, top: usize, t: &Tokens) -> Tensor<2> {
+        match self {
+            Body::Kernel => kernel_knn::knn(shape, q, past, top, t),
+            Body::Composed => knn::knn(shape, q, &past, top, t),
         }
     }
 

@@ -23,6 +23,8 @@ pub(crate) struct Attention {
     conv: Option<Vec<f32>>,
     memory: Option<Memory>,
     own: Option<Own>,
+    /// Gate logits `[H]` of a memorizing layer.
+    memorizing: Option<Vec<f32>>,
 }
 
 /// What a layer with a memory has besides.
@@ -137,8 +139,9 @@ impl Attention {
             v,
             bias: config.qkv_bias.then(|| ["q", "k", "v"].map(|n| take(&format!("{n}_proj.bias")))),
             o: Matrix::new(take("o_proj.weight"), width),
-            conv: (kind != LayerKind::Full && i.conv > 0).then(|| take("infini.conv.weight")),
+            conv: (i.conv > 0).then(|| take("infini.conv.weight")),
             memory,
+            memorizing: (kind == LayerKind::Memorizing).then(|| take("infini.beta")),
             own: config.own_memory(l).then(|| Own::new(config, l, take)),
         }
     }
@@ -296,6 +299,15 @@ impl Attention {
 
         let y = &mut piece.y[done * h * d..];
         let mut y = HeadsMut::new(y, [b, n, h, d], [t * h * d, h * d, d]);
+        if let Some(beta) = &self.memorizing {
+            let mut a_mem = vec![0.0; b * n * h * d];
+            if p.reads != Reads::Nothing {
+                super::store::read(p, state, q, start, &mut a_mem);
+            }
+            let (a_mem, a_dot) = (Heads::dense(&a_mem, b, n, h, d), Heads::dense(&a_dot, b, n, h, d));
+            memory::mix(infini_kernels::Mix::Head, a_mem, a_dot, Some(beta), None, &mut y);
+            return self.close(p, state, position, n);
+        }
         let shared = self.memory.as_ref().filter(|_| self.own.is_none());
         let Some(m) = shared else {
             for row in 0..b {
@@ -368,7 +380,11 @@ impl Attention {
             let st = memory::StateMut { m: &mut state.m, z: &mut state.z };
             memory::write(&self.settings, k, v, Some(&w), a.as_deref(), st, m.phi(), &mut scratch);
         }
-        state.drop_front(p.batch, len.saturating_sub((span - 1) * s), len);
+        let gone = len.saturating_sub((span - 1) * s);
+        if self.memorizing.is_some() {
+            super::store::keep(p, state, end - len as u64, gone);
+        }
+        state.drop_front(p.batch, gone, len);
     }
 }
 

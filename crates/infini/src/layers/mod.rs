@@ -4,3 +4,4 @@ pub(crate) mod attention;
 pub(crate) mod matrix;
 pub(crate) mod mlp;
 pub(crate) mod own;
+pub(crate) mod store;
