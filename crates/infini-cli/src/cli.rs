@@ -56,6 +56,7 @@ enum Command {
     Bench(bench::Args),
     Tokenizer(tokenizer::Tokenizer),
     Data(data::Data),
+    Report(report::Report),
     Completions(shell::Completions),
     Man(shell::Man),
 }
@@ -84,6 +85,7 @@ pub fn run() -> Result<Outcome> {
         Command::Bench(c) => bench::run(&c),
         Command::Tokenizer(c) => c.run(),
         Command::Data(c) => c.run(),
+        Command::Report(c) => c.run(),
         Command::Completions(c) => c.run(),
         Command::Man(c) => c.run(),
     }

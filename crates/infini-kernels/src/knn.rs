@@ -1,5 +1,5 @@
 //! Exact attention to the best few of many past keys (Memorizing Transformers, Wu, Rabe, Hutchins and Szegedy 2022,
-//! arXiv 2203.08913): (26) of `docs/math.md`. Keys and queries are normalised and carry no positions; no gradient reaches
+//! arXiv 2203.08913): (27) of `docs/math.md`. Keys and queries are normalised and carry no positions; no gradient reaches
 //! the store.
 
 use std::ops::Range;

@@ -129,7 +129,8 @@ pub struct TrainConfig {
     pub token_loss: f64,
     /// Penalty on write strengths.
     pub write_sparsity: WriteSparsity,
-    /// A model folder whose weights the run begins with, and whose tokenizer it takes unless `data` names one.
+    /// A model folder whose weights the run begins with, and whose tokenizer it takes unless `data` names one. What a memory
+    /// adds to the folder's model begins with its first values.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<PathBuf>,
     /// Seed of weights and data.

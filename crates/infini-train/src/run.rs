@@ -134,7 +134,13 @@ pub fn train(config: &Config, options: &Options, progress: &mut dyn FnMut(Event)
     let saved = loaded.as_ref().map(|l| read_state(config, out, l)).transpose()?;
 
     let model = &config.model;
-    let init = config.train.init.as_deref().filter(|_| saved.is_none()).map(|dir| read_init(model, dir)).transpose()?;
+    let init = config
+        .train
+        .init
+        .as_deref()
+        .filter(|_| saved.is_none())
+        .map(|dir| read_init(model, dir, config.train.seed))
+        .transpose()?;
     // a resumed run keeps the tokenizer it began with, whatever has become of the texts it was made from
     let tokenizer = match (&saved, &init) {
         (Some((saved, ..)), _) => Tokenizer::from_bytes(saved.tokenizer.as_bytes())?,
@@ -277,9 +283,15 @@ impl Run<'_> {
 }
 
 /// Weights and tokenizer of the model folder that a run begins with.
-fn read_init(model: &ModelConfig, dir: &Path) -> Result<(Weights, Vec<u8>)> {
+///
+/// A memory that the folder's model has not begins with its first values, so that it can be added to a trained decoder.
+fn read_init(model: &ModelConfig, dir: &Path, seed: u64) -> Result<(Weights, Vec<u8>)> {
     let read = |name: &str| read(&RealIo, &dir.join(name), limits::TENSORS.file_bytes).map_err(Error::file);
-    let weights = folder::parse_weights(model, read("model.safetensors")?);
+    let fresh = Weights::init(model, seed);
+    let mut memory = |name: &str| {
+        (name.contains(".self_attn.infini.") && !name.ends_with(".conv.weight")).then(|| fresh.get(name).to_vec())
+    };
+    let weights = folder::parse_weights_with(model, read("model.safetensors")?, &mut memory);
     let weights = weights.map_err(|e| {
         let why = format!("{}: {e}: [model] and [infini] must be those of the folder", dir.display());
         infini::Error::Config { field: "train.init".into(), why }

@@ -412,3 +412,27 @@ fn other_shards_are_not_gone_on_with_and_changed_ones_end_the_run() {
     let e = train(&books(dir.path(), &[]), &options, &mut |_| {}).unwrap_err().to_string();
     assert!(e.contains("cannot resume") && e.contains("data"), "{e}");
 }
+
+#[test]
+fn a_memory_is_added_to_a_trained_control() {
+    let dir = tempfile::tempdir().unwrap();
+    let control = dir.path().join("control");
+    run(&books(dir.path(), &["model.attention=local"]), &control, u64::MAX);
+    let init = format!("train.init='{}'", control.display());
+    // no rate, no change: the control's weights, and a memory whose output begins at zero
+    let config = books(dir.path(), &[&init, "train.lr=0", "train.gate_lr=0"]);
+    let added = dir.path().join("added");
+    run(&config, &added, u64::MAX);
+    let [before, after] = [&control, &added].map(|d| folder::load(d).unwrap());
+    assert!(after.model.config().own_memory(0) && !before.model.config().own_memory(0));
+    let tokens: Vec<u32> = (0..60).map(|i| i * 7 % 250).collect();
+    let logits = |l: &folder::Loaded| l.model.forward(&mut l.model.state(1), &tokens, infini::model::Want::All);
+    assert_eq!(logits(&before), logits(&after));
+    // with rates the memory learns
+    let learns = dir.path().join("learns");
+    run(&books(dir.path(), &[&init]), &learns, u64::MAX);
+    let name = "model.layers.1.self_attn.infini.memory.o_proj.weight";
+    let file = std::fs::read(learns.join("model.safetensors")).unwrap();
+    let weights = folder::parse_weights(&config.model, file).unwrap();
+    assert!(weights.get(name).iter().any(|x| *x != 0.0));
+}

@@ -159,11 +159,31 @@ pub(crate) fn read_tokenizer(dir: &Path, config: &ModelConfig) -> Result<(Tokeni
 /// # Errors
 /// What is wrong with the bytes, or with their fit to `config`.
 pub fn parse_weights(config: &ModelConfig, bytes: Vec<u8>) -> Result<Weights> {
+    parse_weights_with(config, bytes, &mut |_| None)
+}
+
+/// [`parse_weights`] of a file that may lack what a memory adds to a decoder: `missing` gives the values of such a
+/// parameter by its name, `None` if it has to be in the file.
+///
+/// # Errors
+/// As [`parse_weights`].
+pub fn parse_weights_with(
+    config: &ModelConfig,
+    bytes: Vec<u8>,
+    missing: &mut dyn FnMut(&str) -> Option<Vec<f32>>,
+) -> Result<Weights> {
     let file = TensorFile::parse(bytes).map_err(|e| Error::Model(e.to_string()))?;
     let mut tensors = BTreeMap::new();
     for (name, t) in file.iter() {
         let data = t.to_f32().map_err(|e| Error::Model(format!("{name}: {e}")))?;
         tensors.insert(name.to_string(), (t.shape.to_vec(), data));
+    }
+    for p in config.parameters() {
+        if !tensors.contains_key(&p.name)
+            && let Some(data) = missing(&p.name)
+        {
+            tensors.insert(p.name, (p.shape, data));
+        }
     }
     Weights::new(config, tensors)
 }

@@ -299,9 +299,10 @@ impl State {
         self.reads = reads;
     }
 
-    /// Bytes of the compressed memories alone, those of the gated delta rule without normaliser: what the paper counts.
+    /// Bytes of the memories alone, compressed ones and stores, without the window: what the paper counts.
     pub fn memory_bytes(&self) -> usize {
-        4 * self.layers.iter().map(|l| l.m.len() + l.z.len()).sum::<usize>()
+        let floats = |l: &LayerState| l.m.len() + l.z.len() + l.store_k.len() + l.store_v.len();
+        4 * self.layers.iter().map(floats).sum::<usize>()
     }
 
     /// What the write gates have let through, one entry per layer with a memory.

@@ -8,6 +8,7 @@ pub mod eval;
 pub mod inspect;
 pub mod memory;
 pub mod read;
+pub mod report;
 pub mod shell;
 pub mod tokenizer;
 pub mod train;

@@ -1,4 +1,4 @@
-//! The best few of a store of past keys and values, in ordinary tensor ops: (26) of `docs/math.md`.
+//! The best few of a store of past keys and values, in ordinary tensor ops: (27) of `docs/math.md`.
 
 use burn::tensor::{Tensor, TensorData, activation};
 use infini_kernels::knn::Seen;

@@ -5,14 +5,16 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::Args;
+use infini::config::Attention;
 use infini::eval::perplexity::{Bucket, Options, Score, run};
 use infini::eval::rss;
+use infini::folder;
 use infini::plot::{self, Series};
 use infini::state::Reads;
 use serde_json::json;
 
 use super::documents::Data;
-use crate::console::{Outcome, Table, bytes, commas, say};
+use crate::console::{Outcome, Table, bytes, commas, say, usage};
 use crate::models;
 use crate::progress::Progress;
 use crate::report::{JsonFlag, writable, write};
@@ -46,6 +48,9 @@ pub struct Perplexity {
     /// Read each document with the memory of another one
     #[arg(long, conflicts_with_all = ["knock_out", "context"])]
     swap: bool,
+    /// Read a model of full attention through its window and N attention sinks (StreamingLLM)
+    #[arg(long, value_name = "N", conflicts_with_all = ["knock_out", "swap", "context"])]
+    sink: Option<usize>,
     /// Print the loss by position, and of recurring words by distance
     #[arg(long)]
     by_position: bool,
@@ -64,7 +69,15 @@ impl Perplexity {
     pub fn run(&self) -> Result<Outcome> {
         self.json.check()?;
         self.csv.iter().chain(&self.plot).try_for_each(|p| writable(p))?;
-        let loaded = models::load(&models::find(&self.model)?)?;
+        let mut parts = folder::parts(&models::find(&self.model)?)?;
+        if let Some(n) = self.sink {
+            if parts.config.attention != Attention::Full {
+                return Err(usage("--sink: the model has a window already: name one of full attention"));
+            }
+            parts.config.attention = Attention::Local;
+            parts.config.infini.sink = n;
+        }
+        let loaded = parts.build()?;
         let documents = self.data.read(&loaded.tokenizer)?;
         let reads = match (self.knock_out, self.swap) {
             (true, _) => Reads::Nothing,
@@ -100,7 +113,7 @@ impl Perplexity {
         }
         self.json.write(json!({
             "model": self.model, "reads": if self.swap { "swapped" } else if self.knock_out { "nothing" } else { "own" },
-            "context": self.context, "loss": all.loss, "perplexity": all.perplexity,
+            "context": self.context, "sink": self.sink, "loss": all.loss, "perplexity": all.perplexity,
             "word_perplexity": all.word_perplexity, "bits_per_byte": all.bits_per_byte, "tokens": all.tokens,
             "bytes": all.bytes, "words": all.words, "by_position": all.by_position, "words_seen": all.words_seen,
             "pairs_seen": all.pairs_seen, "documents": rows, "tokens_per_second": rate, "peak_rss_bytes": rss::peak(),

@@ -1,0 +1,379 @@
+//! Runs as one page: tables and pictures in a single HTML file that needs nothing else, light and dark, wide and narrow.
+//!
+//! A run is a folder: `metrics.jsonl` of its training, if there is one, and any `*.json` that `infini eval perplexity` or
+//! `infini eval copy` wrote there. The first run is what the others are compared with, document by document.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+use crate::plot::{self, Series};
+
+/// Largest file of a run that is read.
+const MAX_FILE: u64 = 256 << 20;
+
+/// What a run folder holds.
+#[derive(Clone, Debug, Default)]
+pub struct Run {
+    /// Its name in tables and legends.
+    pub name: String,
+    /// Training: tokens and mean loss over all tokens.
+    pub curve: Vec<(f64, f64)>,
+    /// Mean share of the memory per layer and head at the end of the training.
+    pub gates: Vec<(usize, Vec<f64>)>,
+    /// Evaluations by the file's name.
+    pub evals: BTreeMap<String, Value>,
+}
+
+impl Run {
+    /// Reads a folder.
+    ///
+    /// # Errors
+    /// A folder that cannot be read, or holds neither metrics nor evaluations; a file that is no JSON.
+    pub fn read(dir: &Path) -> Result<Run> {
+        let name = dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy().into_owned();
+        let mut run = Run { name, ..Run::default() };
+        let io = |e| Error::io("cannot read the run", dir, e);
+        for entry in std::fs::read_dir(dir).map_err(io)? {
+            let path = entry.map_err(io)?.path();
+            let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let is_eval = file.ends_with(".json") && !NOT_EVALS.contains(&file.as_str());
+            if file != "metrics.jsonl" && !is_eval {
+                continue;
+            }
+            let bytes = infini_format::io::read(&infini_format::io::RealIo, &path, MAX_FILE)
+                .map_err(|e| Error::File(e.to_string()))?;
+            let bad = |e: serde_json::Error| Error::Input(format!("no JSON: {}: {e}: remove the file", path.display()));
+            if is_eval {
+                run.evals.insert(file, serde_json::from_slice(&bytes).map_err(bad)?);
+                continue;
+            }
+            for line in bytes.split(|b| *b == b'\n').filter(|l| !l.is_empty()) {
+                let row: Value = serde_json::from_slice(line).map_err(bad)?;
+                run.add_metrics(&row);
+            }
+        }
+        if run.curve.is_empty() && run.evals.is_empty() {
+            let why = format!("no run: {}: holds neither metrics.jsonl nor results of `infini eval`", dir.display());
+            return Err(Error::Input(why));
+        }
+        Ok(run)
+    }
+
+    fn add_metrics(&mut self, row: &Value) {
+        if let (Some(tokens), Some(loss)) = (row["tokens"].as_f64(), row["token_loss"].as_f64()) {
+            self.curve.push((tokens, loss));
+        }
+        let list = |v: &Value| v.as_array().map(|a| a.iter().filter_map(Value::as_f64).collect::<Vec<_>>());
+        let gates = row["layers"].as_array().map(|layers| {
+            let one = |l: &Value| Some((l["layer"].as_u64()? as usize, list(&l["gate"])?));
+            layers.iter().filter_map(one).filter(|(_, g)| !g.is_empty()).collect::<Vec<_>>()
+        });
+        if let Some(gates) = gates.filter(|g| !g.is_empty()) {
+            self.gates = gates;
+        }
+    }
+
+    /// The perplexity of whole documents with the memory read so; of several the first by name.
+    fn perplexity(&self, reads: &str) -> Option<&Value> {
+        self.evals.values().find(|v| v["reads"] == reads && v["loss"].is_number())
+    }
+
+    fn copies(&self) -> Option<&Vec<Value>> {
+        self.evals.values().find_map(|v| v["rows"].as_array().filter(|r| r.iter().all(|r| r["gap"].is_number())))
+    }
+}
+
+/// Files of a model folder that end in `.json`.
+const NOT_EVALS: [&str; 4] = ["config.json", "tokenizer.json", "generation_config.json", "manifest.json"];
+
+/// A page and its pictures by name.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The HTML.
+    pub html: String,
+    /// The same pictures as files of their own.
+    pub pictures: Vec<(String, String)>,
+}
+
+/// The page of some runs.
+///
+/// # Errors
+/// No run.
+pub fn report(title: &str, runs: &[Run]) -> Result<Report> {
+    if runs.is_empty() {
+        return Err(Error::Input("nothing to report: name at least one run folder".into()));
+    }
+    let mut body = format!("<h1>{}</h1>\n", escape(title));
+    let mut pictures = Vec::new();
+    if let Some(table) = perplexities(runs) {
+        section(&mut body, "Perplexity of whole documents", &table);
+    }
+    if let Some(table) = recurring(runs) {
+        section(&mut body, "Words by where they last stood (nats per token)", &table);
+    }
+    if let Some(table) = copies(runs) {
+        section(&mut body, "Copying: nats per token of a passage, and of its copy behind a gap", &table);
+    }
+    let buckets = |v: &Value| -> Vec<(f64, f64)> {
+        let one = |b: &Value| Some((b["to"].as_f64()?, b["loss"].as_f64()?));
+        v.as_array().map(|a| a.iter().filter_map(one).collect()).unwrap_or_default()
+    };
+    let series = |points: &dyn Fn(&Run) -> Vec<(f64, f64)>| -> Vec<Series> {
+        let all = runs.iter().map(|r| Series { name: r.name.clone(), points: points(r) });
+        all.filter(|s| !s.points.is_empty()).collect()
+    };
+    let own = |r: &Run, key: &str| r.perplexity("own").map_or(Vec::new(), |v| buckets(&v[key]));
+    let memory = |r: &Run| -> Vec<(f64, f64)> {
+        let point = |v: &Value| Some((v["memory_bytes"].as_f64()?.max(1.0), v["perplexity"].as_f64()?));
+        r.perplexity("own").and_then(point).into_iter().collect()
+    };
+    let distances = |r: &Run| r.perplexity("own").map_or(Vec::new(), |v| buckets(&v["words_seen"]["by_distance"]));
+    let lines = [
+        ("training", "Training", "tokens", "nats per token", false, series(&|r| smooth(&r.curve))),
+        ("position", "Loss by position", "token", "nats per token", true, series(&|r| own(r, "by_position"))),
+        ("distance", "Words seen beyond the window", "tokens since", "nats per token", true, series(&distances)),
+        ("memory", "Context memory against perplexity", "bytes", "perplexity", true, series(&memory)),
+    ];
+    for (file, title, x, y, log, series) in lines {
+        if !series.is_empty() {
+            pictures.push((format!("{file}.svg"), plot::lines(title, x, y, log, &series)?));
+        }
+    }
+    for run in runs.iter().filter(|r| !r.gates.is_empty()) {
+        let title = format!("{}: share of the memory per layer and head", run.name);
+        pictures.push((format!("gates-{}.svg", run.name), plot::heads(&title, &run.gates)?));
+    }
+    for (_, svg) in &pictures {
+        let _ = writeln!(body, "<figure>{svg}</figure>");
+    }
+    Ok(Report { html: format!("{HEAD}<title>{}</title>\n{STYLE}\n<main>\n{body}</main>\n", escape(title)), pictures })
+}
+
+const HEAD: &str = "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
+                    <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+                    <meta name=\"color-scheme\" content=\"light dark\">\n";
+
+const STYLE: &str = "<style>
+body{margin:0;background:#fff;color:#1f2328;font:16px/1.5 system-ui,sans-serif}
+main{max-width:60rem;margin:auto;padding:1rem}
+h1{font-size:1.6rem}h2{font-size:1.15rem;margin-top:2rem}
+.wide{overflow-x:auto}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.9rem}
+th,td{padding:.3rem .7rem;border-bottom:1px solid #d0d7de;text-align:right;white-space:nowrap}
+th:first-child,td:first-child{text-align:left}
+figure{margin:1.5rem 0}
+svg{max-width:100%;height:auto}
+@media (prefers-color-scheme:dark){body{background:#0d1117;color:#e6edf3}th,td{border-color:#30363d}}
+</style>";
+
+fn section(body: &mut String, title: &str, table: &str) {
+    let _ = writeln!(body, "<h2>{}</h2>\n<div class=\"wide\">{table}</div>", escape(title));
+}
+
+fn table(headings: &[String], rows: &[Vec<String>]) -> String {
+    let cells = |tag: &str, row: &[String]| -> String {
+        row.iter().map(|c| format!("<{tag}>{}</{tag}>", escape(c))).collect::<String>()
+    };
+    let body: String = rows.iter().map(|r| format!("<tr>{}</tr>\n", cells("td", r))).collect();
+    format!("<table><thead><tr>{}</tr></thead><tbody>\n{body}</tbody></table>", cells("th", headings))
+}
+
+fn number(v: &Value, digits: usize) -> String {
+    v.as_f64().map_or("–".into(), |x| format!("{x:.digits$}"))
+}
+
+fn perplexities(runs: &[Run]) -> Option<String> {
+    let headings = [
+        "run",
+        "memory, bytes",
+        "state, bytes",
+        "nats/token",
+        "perplexity",
+        "per word",
+        "bits/byte",
+        "without memory",
+        "another's memory",
+        "tokens/s",
+        "minus the first run, ± SD over documents",
+        "better in",
+    ];
+    let first = runs[0].perplexity("own");
+    let rows: Vec<Vec<String>> = runs
+        .iter()
+        .filter_map(|run| {
+            let v = run.perplexity("own")?;
+            let beside = |reads: &str| {
+                let other = run.perplexity(reads).and_then(|o| difference(o, v, "/loss"));
+                other.map_or("–".into(), |d| format!("{:+.4}", d.mean))
+            };
+            let paired = first.filter(|f| !std::ptr::eq(*f, v)).and_then(|f| difference(v, f, "/loss"));
+            let (mean, better) = paired.map_or(("–".into(), "–".into()), |d| {
+                (format!("{:+.4} ± {:.4}", d.mean, d.spread), format!("{} of {}", d.below, d.n))
+            });
+            let [memory, state] = ["memory_bytes", "state_bytes"].map(|k| number(&v[k], 0));
+            let loss = number(&v["loss"], 4);
+            let rest = [("perplexity", 2), ("word_perplexity", 1), ("bits_per_byte", 4)].map(|(k, d)| number(&v[k], d));
+            let mut row = vec![run.name.clone(), memory, state, loss];
+            row.extend(rest);
+            row.extend([beside("nothing"), beside("swapped"), number(&v["tokens_per_second"], 0), mean, better]);
+            Some(row)
+        })
+        .collect();
+    (!rows.is_empty()).then(|| table(&headings.map(String::from), &rows))
+}
+
+fn recurring(runs: &[Run]) -> Option<String> {
+    let headings = [
+        "run",
+        "word never",
+        "in the window",
+        "beyond",
+        "pair never",
+        "in the window",
+        "beyond",
+        "word beyond, minus the first run",
+        "better in",
+    ];
+    let first = runs[0].perplexity("own");
+    let rows: Vec<Vec<String>> = runs
+        .iter()
+        .filter_map(|run| {
+            let v = run.perplexity("own")?;
+            let mut row = vec![run.name.clone()];
+            for unit in ["words_seen", "pairs_seen"] {
+                row.extend(["new", "window", "beyond"].map(|class| number(&v[unit][class]["loss"], 4)));
+            }
+            let paired =
+                first.filter(|f| !std::ptr::eq(*f, v)).and_then(|f| difference(v, f, "/words_seen/beyond/loss"));
+            row.extend(paired.map_or(["–".into(), "–".into()], |d| {
+                [format!("{:+.4} ± {:.4}", d.mean, d.spread), format!("{} of {}", d.below, d.n)]
+            }));
+            Some(row)
+        })
+        .collect();
+    (!rows.is_empty()).then(|| table(&headings.map(String::from), &rows))
+}
+
+fn copies(runs: &[Run]) -> Option<String> {
+    let gaps: Vec<u64> = runs.iter().find_map(Run::copies)?.iter().filter_map(|r| r["gap"].as_u64()).collect();
+    let headings: Vec<String> =
+        ["run".to_string()].into_iter().chain(gaps.iter().map(|g| format!("gap {g}"))).collect();
+    let rows: Vec<Vec<String>> = runs
+        .iter()
+        .filter_map(|run| {
+            let rows = run.copies()?;
+            let cell = |gap: &u64| {
+                let row = rows.iter().find(|r| r["gap"] == *gap);
+                row.map_or("–".into(), |r| format!("{} → {}", number(&r["first"], 3), number(&r["second"], 3)))
+            };
+            Some([run.name.clone()].into_iter().chain(gaps.iter().map(cell)).collect())
+        })
+        .collect();
+    Some(table(&headings, &rows))
+}
+
+/// A paired comparison over documents.
+struct Difference {
+    mean: f64,
+    /// Standard deviation over documents.
+    spread: f64,
+    /// Documents where it is below zero.
+    below: usize,
+    n: usize,
+}
+
+/// `a − b` at `pointer` of every document that both have.
+fn difference(a: &Value, b: &Value, pointer: &str) -> Option<Difference> {
+    let of = |v: &Value| -> BTreeMap<String, f64> {
+        let documents = v["documents"].as_array().cloned().unwrap_or_default();
+        let scored = documents.iter().filter(|d| d["tokens"].as_u64() > Some(0));
+        scored.filter_map(|d| Some((d["name"].as_str()?.to_string(), d.pointer(pointer)?.as_f64()?))).collect()
+    };
+    let (a, b) = (of(a), of(b));
+    let all: Vec<f64> = a.iter().filter_map(|(name, a)| Some(a - b.get(name)?)).collect();
+    let n = all.len();
+    if n == 0 {
+        return None;
+    }
+    let mean = all.iter().sum::<f64>() / n as f64;
+    let variance = all.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n.max(2) - 1) as f64;
+    Some(Difference { mean, spread: variance.sqrt(), below: all.iter().filter(|x| **x < 0.0).count(), n })
+}
+
+/// At most two hundred means of neighbours.
+fn smooth(curve: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let block = curve.len().div_ceil(200).max(1);
+    let mean = |c: &[(f64, f64)], f: fn(&(f64, f64)) -> f64| c.iter().map(f).sum::<f64>() / c.len() as f64;
+    curve.chunks(block).map(|c| (mean(c, |p| p.0), mean(c, |p| p.1))).collect()
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn eval(reads: &str, losses: [f64; 3]) -> Value {
+        let document = |(i, l): (usize, &f64)| json!({ "name": format!("d{i}"), "tokens": 10, "loss": l, "words_seen": { "beyond": { "loss": l * 2.0 } } });
+        let documents: Vec<Value> = losses.iter().enumerate().map(document).collect();
+        let mean = losses.iter().sum::<f64>() / 3.0;
+        json!({
+            "reads": reads, "loss": mean, "perplexity": mean.exp(), "word_perplexity": 300.0, "bits_per_byte": 1.5,
+            "memory_bytes": 4096, "state_bytes": 8192, "tokens_per_second": 1000.0, "documents": documents,
+            "by_position": [{ "from": 0, "to": 128, "loss": 5.0 }, { "from": 128, "to": 256, "loss": 4.0 }],
+            "words_seen": { "new": { "loss": 6.0 }, "beyond": { "loss": 5.5 },
+                "by_distance": [{ "to": 512, "loss": 5.4 }, { "to": 1024, "loss": 5.6 }] },
+        })
+    }
+
+    #[test]
+    fn runs_are_compared_document_by_document() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |run: &str, file: &str, value: &Value| {
+            std::fs::create_dir_all(dir.path().join(run)).unwrap();
+            std::fs::write(dir.path().join(run).join(file), value.to_string()).unwrap();
+        };
+        write("control", "valid.json", &eval("own", [4.0, 4.2, 4.4]));
+        write("control", "config.json", &json!({}));
+        write("ours <b>", "valid.json", &eval("own", [3.9, 4.2, 4.1]));
+        write("ours <b>", "knock.json", &eval("nothing", [4.1, 4.4, 4.3]));
+        write("ours <b>", "copy.json", &json!({ "rows": [{ "gap": 64, "first": 5.0, "second": 1.25 }] }));
+        let metrics = |step: u64| {
+            json!({ "step": step, "tokens": step * 100, "token_loss": 9.0 / step as f64,
+            "layers": [{ "layer": 1, "gate": [0.25, 0.5], "write": [], "open": [] }] })
+        };
+        let lines: String = (1..=500).map(|s| metrics(s).to_string() + "\n").collect();
+        std::fs::write(dir.path().join("ours <b>/metrics.jsonl"), lines).unwrap();
+        let runs: Vec<Run> = ["control", "ours <b>"].iter().map(|r| Run::read(&dir.path().join(r)).unwrap()).collect();
+        let page = report("Books & more", &runs).unwrap();
+        for part in [
+            "Books &amp; more",
+            "ours &lt;b&gt;",
+            "-0.1333 ± 0.1528",
+            "2 of 3",
+            "+0.2000",
+            "5.000 → 1.250",
+            "<svg",
+            "prefers-color-scheme:dark",
+            "width=device-width",
+            "-0.2667 ± 0.3055",
+        ] {
+            assert!(page.html.contains(part), "{part}: {}", page.html);
+        }
+        assert!(!page.html.contains("ours <b>") && !page.html.contains("http-equiv") && !page.html.contains("src="));
+        let names: Vec<&str> = page.pictures.iter().map(|(n, _)| n.as_str()).collect();
+        let expected = ["training.svg", "position.svg", "distance.svg", "memory.svg", "gates-ours <b>.svg"];
+        assert_eq!(names, expected);
+        assert_eq!(smooth(&runs[1].curve).len(), 167);
+        assert!(report("t", &[]).is_err());
+        std::fs::create_dir(dir.path().join("empty")).unwrap();
+        assert!(Run::read(&dir.path().join("empty")).unwrap_err().to_string().contains("no run"));
+    }
+}
