@@ -37,6 +37,11 @@ enum Task {
         /// Only this target
         target: Option<String>,
     },
+    /// Values of a GGUF file beside candle's reader (a workspace of its own; builds candle)
+    Crosscheck {
+        /// The file
+        file: PathBuf,
+    },
     /// Documentation of the crates in target/doc, manual pages in target/man
     Docs,
     /// Long runs from a list, several at a time, going on where they stopped
@@ -57,6 +62,12 @@ fn main() -> Result<()> {
         Task::Golden => run(cargo(&["run", "--release", "--", "check", "golden"])),
         Task::Faults { long } => faults::run(long),
         Task::Fuzz { seconds, target } => fuzz(seconds, target),
+        Task::Crosscheck { file } => {
+            let file = file.canonicalize().with_context(|| format!("cannot find {}", file.display()))?;
+            let mut crosscheck = Command::new("cargo");
+            crosscheck.current_dir(root().join("crosscheck")).args(["run", "--release", "--"]).arg(file);
+            run(crosscheck)
+        }
         Task::Docs => {
             let mut doc = cargo(&["doc", "--workspace", "--no-deps"]);
             doc.env("RUSTDOCFLAGS", "-Dwarnings");

@@ -26,11 +26,12 @@ Examples:
   infini read book.txt --memory book.mem            read a document once
   infini ask --memory book.mem \"What is the pass key? The pass key is\"
   infini train --config configs/passkey/selective-linear.toml
+  infini pull smollm2 && infini chat --model smollm2    talk to a pretrained model
 
 `infini COMMAND --help` shows examples of each command.
 Exit codes: 0 done, 1 failed or a check missed, 2 wrong usage.
 Environment: INFINI_SIMD=portable|avx2|avx512 forces a kernel path,
-INFINI_MODELS is the folder of the shipped models.";
+INFINI_MODELS is the folder of the shipped models, INFINI_CACHE that of the downloaded ones.";
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Global options")]
@@ -50,7 +51,11 @@ enum Command {
     Eval(eval::Eval),
     Read(read::Read),
     Ask(ask::Ask),
+    Generate(generate::Generate),
+    Chat(chat::Chat),
     Memory(memory::Memory),
+    Pull(pull::Pull),
+    Convert(convert::Convert),
     Inspect(inspect::Inspect),
     Check(check::Check),
     Bench(bench::Args),
@@ -79,6 +84,10 @@ pub fn run() -> Result<Outcome> {
         Command::Eval(c) => c.run(),
         Command::Read(c) => c.run(),
         Command::Ask(c) => c.run(),
+        Command::Generate(c) => c.run(),
+        Command::Chat(c) => c.run(),
+        Command::Pull(c) => c.run(),
+        Command::Convert(c) => c.run(),
         Command::Memory(c) => c.run(),
         Command::Inspect(c) => c.run(),
         Command::Check(c) => c.run(),

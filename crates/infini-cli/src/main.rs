@@ -3,12 +3,14 @@
 //! Exit codes: 0 done, 1 failed or a check missed, 2 wrong usage.
 
 mod bench;
+mod cache;
 mod cli;
 mod commands;
 mod console;
 mod models;
 mod progress;
 mod report;
+mod sampling;
 mod signals;
 
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! Where a model is: a folder that was named, or one of the shipped ones.
+//! Where a model is: a folder or file that was named, a shipped or a downloaded model.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -8,14 +8,16 @@ use clap::Args;
 use infini::folder::{self, Loaded};
 use infini_format::hash::short;
 
+use crate::cache;
+
 /// The model that commands take when none is named.
 pub const DEFAULT: &str = "models/passkey";
 
 /// The flag `--model`.
 #[derive(Args, Debug)]
 pub struct ModelFlag {
-    /// Model folder (config.json, model.safetensors, tokenizer.json) or the name of a shipped model
-    #[arg(long, value_name = "DIR", default_value = DEFAULT)]
+    /// Model folder (ours or Hugging Face's), GGUF file, or the name of a shipped or pulled model
+    #[arg(long, value_name = "MODEL", default_value = DEFAULT)]
     pub model: PathBuf,
 }
 
@@ -26,7 +28,7 @@ impl ModelFlag {
     }
 }
 
-/// Loads a model folder.
+/// Loads a model.
 pub fn load(dir: &Path) -> Result<Loaded> {
     let start = Instant::now();
     let loaded = folder::load(dir)?;
@@ -34,8 +36,9 @@ pub fn load(dir: &Path) -> Result<Loaded> {
     Ok(loaded)
 }
 
-/// The folder that `name` means: itself if it exists, else a shipped model of that name, looked for in
-/// `INFINI_MODELS`, in `models` of the working directory, and in `models` beside or above the executable.
+/// The folder or file that `name` means: itself if it exists, else a shipped model of that name, looked for in
+/// `INFINI_MODELS`, in `models` of the working directory, and in `models` beside or above the executable, else a
+/// downloaded one.
 pub fn find(name: &Path) -> Result<PathBuf> {
     if name.exists() {
         return Ok(name.to_path_buf());
@@ -48,6 +51,12 @@ pub fn find(name: &Path) -> Result<PathBuf> {
         let above = exe.iter().flat_map(|p| p.ancestors().skip(1)).map(|a| a.join("models"));
         if let Some(found) = homes.chain(above).map(|h| h.join(bare)).find(|p| p.join("config.json").is_file()) {
             return Ok(found);
+        }
+        if let Some(found) = name.to_str().and_then(cache::find) {
+            return Ok(found);
+        }
+        if let Some(known) = cache::KNOWN.iter().find(|k| name == Path::new(k.name)) {
+            bail!("the model was not downloaded yet: {0}: run `infini pull {0}`", known.name);
         }
     }
     bail!(

@@ -361,3 +361,48 @@ fn a_reader_that_leaves_is_no_failure() {
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()));
 }
+
+fn pretrained(name: &str) -> String {
+    format!("{}/../../golden/pretrained/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn pretrained_models_are_continued_and_talked_to() {
+    let home = Home::new();
+    for model in ["llama", "llama.gguf", "qwen2"] {
+        let model = pretrained(model);
+        let generate = ["generate", "--model", &model, "--prompt", "Hello", "--max-tokens", "6"];
+        let greedy = home.json(&generate, 0);
+        has(&greedy, &["text", "finish", "prompt_tokens", "ids", "tokens", "tokens_per_second"]);
+        assert!(greedy["tokens"].as_u64().unwrap() <= 6);
+        let warm = [&generate[..], &["--temperature", "2", "--top-p", "0.9", "--seed", "5"]].concat();
+        assert_eq!(home.json(&warm, 0)["ids"], home.json(&warm, 0)["ids"], "a seed decides");
+    }
+    let long = "x".repeat(70);
+    let refused = home.fails(1, &["generate", "--model", &pretrained("llama"), "--prompt", &long]);
+    assert!(refused.contains("no room for 70 tokens"), "{refused}");
+    assert!(home.fails(1, &["generate", "--prompt", "hi", "--temperature", "-1"]).contains("temperature"));
+    assert!(home.fails(1, &["generate", "--prompt", "hi", "--chat"]).contains("no chat template"));
+    assert!(home.fails(1, &["generate", "--model", "smollm2", "--prompt", "hi"]).contains("infini pull smollm2"));
+    assert!(home.fails(1, &["pull", "smolm2"]).contains("did you mean smollm2?"));
+
+    // a memory model with a template of its own
+    let template = "{% for m in messages %}{{ m.content }}\n{% endfor %}";
+    let dir = home.path("talker");
+    home.ok(&["convert", &pretrained("llama.gguf"), "--out", dir.to_str().unwrap()]);
+    home.write("talker/chat_template.jinja", template);
+    let talk = |lines: &str, more: &[&str]| {
+        let arguments = [&["chat", "--model", "talker", "--max-tokens", "3"], more].concat();
+        let mut child = home.command(&arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success());
+        text(&output.stdout)
+    };
+    let stats = talk("hi\n/fork\nyou\n/back\n/stats\n/save talk.mem\n/nonsense\n/quit\nnever\n", &[]);
+    let of =
+        |s: &str| s.lines().find(|l| l.contains("tokens read")).unwrap().split(", state").next().unwrap().to_string();
+    let resumed = talk("/stats\n/memory off\n/load talk.mem\n/stats\n", &["--memory", "talk.mem"]);
+    assert_eq!(of(&stats), of(&resumed));
+    assert!(of(&stats).ends_with("2 turns"), "{stats}");
+}

@@ -176,10 +176,10 @@ fn a_restored_session_is_the_unbroken_one() {
             parts += 1;
             let words = 1 + random(&mut seed) % 60;
             let part: String = (0..words).map(|_| format!("{} ", random(&mut seed) % 1000)).collect();
-            whole.push(&part);
-            whole.finish();
-            broken.push(&part);
-            broken.finish();
+            whole.push(&part).unwrap();
+            whole.finish().unwrap();
+            broken.push(&part).unwrap();
+            broken.finish().unwrap();
             broken.save(&RealIo, &path, None).unwrap();
             let position = broken.state().position();
             broken = Session::open(&loaded, &RealIo, &path).unwrap();

@@ -23,8 +23,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // What both branches share is read once.
     let mut session = Session::new(&loaded);
     session.begin(&["the beginning".to_string()]);
-    session.push(&FILLER.repeat(200));
-    session.finish();
+    session.push(&FILLER.repeat(200))?;
+    session.finish()?;
     session.save(&RealIo, &path, None)?;
     println!("{} tokens in {} bytes", session.state().position(), std::fs::metadata(&path)?.len());
 
@@ -32,9 +32,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for digits in ["48213", "90577"] {
         let mut branch = Session::open(&loaded, &RealIo, &path)?;
         branch.begin(&[format!("the branch of {digits}")]);
-        branch.push(&key(digits));
-        branch.push(&FILLER.repeat(200));
-        branch.finish();
+        branch.push(&key(digits))?;
+        branch.push(&FILLER.repeat(200))?;
+        branch.finish()?;
         let answer = ask(&loaded, branch.state(), QUESTION, 16, &[".".to_string()])?;
         println!("told {digits}, answers {answer}");
     }

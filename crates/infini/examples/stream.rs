@@ -29,14 +29,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             Err(e) if e.error_len().is_none() && n > 0 => e.valid_up_to(),
             Err(e) => return Err(e.into()),
         };
-        session.push(std::str::from_utf8(&rest[..whole])?);
+        session.push(std::str::from_utf8(&rest[..whole])?)?;
         rest.drain(..whole);
         println!("{:>10} tokens read, state of {} bytes", session.state().position(), session.state().size_bytes());
         if n == 0 {
             break;
         }
     }
-    session.finish();
+    session.finish()?;
 
     let stop = [".".to_string()];
     println!("The pass key is {}", ask(&loaded, session.state(), " What is the pass key? The pass key is", 16, &stop)?);

@@ -43,6 +43,22 @@ pub enum Error {
     /// A tokenizer that could not be read or made.
     #[error("bad tokenizer: {0}")]
     Tokenizer(String),
+    /// Full attention has come to the positions the model was made for.
+    #[error(
+        "no room for {tokens} tokens after {after}: full attention has {room} left: give less text, or an adapter with a \
+         memory"
+    )]
+    Room {
+        /// Tokens to be read.
+        tokens: usize,
+        /// Tokens read before.
+        after: u64,
+        /// Tokens there is room for.
+        room: u64,
+    },
+    /// A chat template that could not be used.
+    #[error("bad chat template: {0}")]
+    Template(String),
     /// A text that could not be used.
     #[error("bad input: {0}")]
     Input(String),

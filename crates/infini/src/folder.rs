@@ -12,8 +12,9 @@ use infini_format::tensors::{Dtype, Tensor, TensorFile, TensorView, serialize};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::pretrained::{self, TemplateSource};
+use crate::pretrained;
 use crate::text::Tokenizer;
+use crate::text::chat::TemplateSource;
 use crate::weights::Weights;
 
 /// Largest `config.json` and `tokenizer.json` that are read.
@@ -221,7 +222,7 @@ fn canonical(config: &ModelConfig) -> Vec<u8> {
     text.into_bytes()
 }
 
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     io::atomic_write(&RealIo, path, PUBLIC, bytes).map_err(|e| Error::Model(e.to_string()))
 }
 

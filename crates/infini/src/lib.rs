@@ -4,6 +4,7 @@
 //! has read is in a [`state::State`].
 
 pub mod config;
+pub mod conversation;
 pub mod corpus;
 pub mod error;
 pub mod eval;

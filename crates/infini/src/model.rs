@@ -10,7 +10,7 @@
 use infini_kernels::{norm, rope};
 
 use crate::config::{Activation, ModelConfig};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::layers::attention::Attention;
 use crate::layers::matrix::Matrix;
 use crate::layers::mlp::Mlp;
@@ -191,6 +191,17 @@ impl Model {
     /// Whether some layer keeps every key and value, so that the state grows.
     pub fn grows(&self) -> bool {
         self.config.grows()
+    }
+
+    /// Whether `n` more tokens can be read.
+    ///
+    /// # Errors
+    /// [`Error::Room`] if full attention has no [room](Model::room) for them.
+    pub fn check_room(&self, state: &State, n: usize) -> Result<()> {
+        match self.room(state) {
+            Some(room) if (n as u64) > room => Err(Error::Room { tokens: n, after: state.position, room }),
+            _ => Ok(()),
+        }
     }
 
     /// How many more tokens each row can read: those of full attention that the model was made for

@@ -6,6 +6,7 @@ use infini_format::io::{Io, Lock};
 use infini_format::memory::MemoryHeader;
 use serde::{Deserialize, Serialize};
 
+use crate::conversation::History;
 use crate::error::{Error, Result};
 use crate::folder::Loaded;
 use crate::generate::greedy;
@@ -27,6 +28,9 @@ pub struct Progress {
     pub from: u64,
     /// Whether the document was read to its end.
     pub complete: bool,
+    /// The conversation that followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat: Option<History>,
 }
 
 /// A document being read.
@@ -56,7 +60,7 @@ impl<'a> Session<'a> {
             loaded,
             header,
             progress: Progress::default(),
-            ids: Vec::new(),
+            ids: loaded.tokenizer.begin().to_vec(),
         }
     }
 
@@ -93,6 +97,12 @@ impl<'a> Session<'a> {
         &self.progress
     }
 
+    /// Takes the state and the turns of a conversation that began with this memory, to be saved.
+    pub fn converse(&mut self, state: State, history: History) {
+        self.state = state;
+        self.progress.chat = Some(history);
+    }
+
     /// The state as it is.
     pub fn state(&self) -> &State {
         &self.state
@@ -104,27 +114,36 @@ impl<'a> Session<'a> {
     }
 
     /// Reads the next part of the text. A tail whose tokens are not certain yet waits for more.
-    pub fn push(&mut self, text: &str) {
+    ///
+    /// # Errors
+    /// Full attention that has run out of [room](crate::model::Model::room).
+    pub fn push(&mut self, text: &str) -> Result<()> {
         let waiting = self.stream.pending();
         self.stream.push(text, &mut self.ids);
         self.progress.bytes += (waiting + text.len() - self.stream.pending()) as u64;
-        self.read();
+        self.read()
     }
 
     /// The text has ended: reads what waits.
-    pub fn finish(&mut self) {
+    ///
+    /// # Errors
+    /// As [`Session::push`].
+    pub fn finish(&mut self) -> Result<()> {
         self.progress.bytes += self.stream.pending() as u64;
         let stream = std::mem::replace(&mut self.stream, self.loaded.tokenizer.resume_stream());
         stream.finish(&mut self.ids);
-        self.read();
+        self.read()?;
         self.progress.complete = true;
+        Ok(())
     }
 
-    fn read(&mut self) {
+    fn read(&mut self) -> Result<()> {
         let ids = std::mem::take(&mut self.ids);
+        self.loaded.model.check_room(&self.state, ids.len())?;
         for chunk in ids.chunks(CHUNK) {
             self.loaded.model.forward(&mut self.state, chunk, Want::Last);
         }
+        Ok(())
     }
 
     /// Writes the memory file, its generation one higher. Text that waits is not in it, and
@@ -149,21 +168,27 @@ impl<'a> Session<'a> {
 /// stripped.
 ///
 /// # Errors
-/// An empty question.
+/// An empty question, and full attention without [room](crate::model::Model::room) for it.
 pub fn ask(loaded: &Loaded, state: &State, question: &str, max_tokens: usize, stop: &[String]) -> Result<String> {
     let ids = loaded.tokenizer.encode(question);
     if ids.is_empty() {
         return Err(Error::Input("the question is empty".into()));
     }
     let mut state = state.fork();
+    loaded.model.check_room(&state, ids.len() + max_tokens)?;
     loaded.model.forward(&mut state, &ids, Want::Last);
     let end = |text: &str| {
         let from = text.len() - text.trim_start().len();
         let ends = stop.iter().map(String::as_str).chain(["\n"]).filter_map(|s| text[from..].find(s));
         ends.min().map(|i| from + i)
     };
-    let out = greedy(&loaded.model, &mut state, max_tokens, &|row| end(&loaded.tokenizer.decode(row)).is_some());
-    let text = loaded.tokenizer.decode(&out[0]);
+    let over = |row: &[u32]| row.last().is_some_and(|id| loaded.end.contains(id));
+    let ended = |row: &[u32]| over(row) || end(&loaded.tokenizer.decode(row)).is_some();
+    let mut out = greedy(&loaded.model, &mut state, max_tokens, &ended).remove(0);
+    if over(&out) {
+        out.pop();
+    }
+    let text = loaded.tokenizer.decode(&out);
     let end = end(&text).unwrap_or(text.len());
     Ok(text[..end].trim().to_string())
 }

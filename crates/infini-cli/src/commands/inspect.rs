@@ -45,7 +45,7 @@ impl Inspect {
     /// Shows it.
     pub fn run(&self) -> Result<Outcome> {
         self.json.check()?;
-        let shown = if self.path.is_file() { memory(&self.path)? } else { model(&models::find(&self.path)?)? };
+        let shown = if is_memory(&self.path) { memory(&self.path)? } else { model(&models::find(&self.path)?)? };
         if let Some(path) = &self.plot {
             if shown.heads.iter().all(|(_, heads)| heads.is_empty()) {
                 bail!("nothing to plot: {}: no layer mixes a memory through a gate", self.path.display());
@@ -214,6 +214,11 @@ impl Layer {
             "norms": { "q": self.norms[0], "k": self.norms[1], "v": self.norms[2], "o": self.norms[3] },
         })
     }
+}
+
+/// Any file but a GGUF file.
+fn is_memory(path: &Path) -> bool {
+    path.is_file() && path.extension().is_none_or(|e| e != "gguf")
 }
 
 fn memory(path: &Path) -> Result<Shown> {

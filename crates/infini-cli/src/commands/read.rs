@@ -80,7 +80,7 @@ impl Read {
             while !text.is_empty() {
                 let (now, later) = text.split_at(text.floor_char_boundary(PIECE));
                 text = later;
-                session.push(now);
+                session.push(now)?;
                 done += now.len() as u64;
                 progress.extra(format!("{} tokens", commas(session.state().position())));
                 progress.set(done);
@@ -109,7 +109,7 @@ impl Read {
         if done == 0 {
             bail!("nothing to read: {}: the input is empty", self.names().join(", "));
         }
-        session.finish();
+        session.finish()?;
         session.save(&RealIo, &self.memory, Some(&lock))?;
         self.report(&session, session.state().position() - first, start.elapsed().as_secs_f64())?;
         Ok(Outcome::Done)

@@ -43,7 +43,7 @@ enum Command {
     },
     /// Print the ids of a text, on one line
     Encode {
-        /// A tokenizer.json or a model folder
+        /// A tokenizer.json, or a model: folder, GGUF file or name
         #[arg(long, value_name = "FILE|DIR", default_value = models::DEFAULT)]
         tokenizer: PathBuf,
         /// The text (- for stdin)
@@ -51,7 +51,7 @@ enum Command {
     },
     /// Print the text of ids
     Decode {
-        /// A tokenizer.json or a model folder
+        /// A tokenizer.json, or a model: folder, GGUF file or name
         #[arg(long, value_name = "FILE|DIR", default_value = models::DEFAULT)]
         tokenizer: PathBuf,
         /// The ids
@@ -106,6 +106,9 @@ fn train(inputs: &[PathBuf], vocab_size: usize, unwrap: bool, out: &Path) -> Res
 /// The tokenizer of a file or of a model folder.
 pub fn load(path: &Path) -> Result<text::Tokenizer> {
     let mut path = if path.is_file() { path.to_path_buf() } else { models::find(path)? };
+    if path.extension().is_some_and(|e| e == "gguf") {
+        return Ok(infini::folder::parts(&path)?.tokenizer);
+    }
     if path.is_dir() {
         path.push("tokenizer.json");
     }

@@ -7,11 +7,12 @@ use infini_format::gguf::{Gguf, Value};
 use infini_format::hash::sha256;
 use infini_format::io::RealIo;
 
-use super::{TemplateSource, vocabulary};
+use super::vocabulary;
 use crate::config::{Activation, Attention, InfiniConfig, ModelConfig};
 use crate::error::{Error, Result};
 use crate::folder::{Parts, identity};
 use crate::text::Tokenizer;
+use crate::text::chat::TemplateSource;
 use crate::weights::Weights;
 
 /// Keys below the architecture's name that are read, or that say nothing about the logits.
@@ -47,6 +48,12 @@ const HARMLESS: [(&str, Value); 6] = [
 pub(crate) fn read(path: &Path) -> Result<Parts> {
     let file = Gguf::read(&RealIo, path).map_err(|e| Error::Model(e.to_string()))?;
     from_file(&file).map_err(|e| Error::Model(format!("{}: {e}", path.display())))
+}
+
+/// The tokenizer alone.
+pub(super) fn tokenizer(path: &Path) -> Result<Tokenizer> {
+    let file = Gguf::read(&RealIo, path).map_err(|e| Error::Model(e.to_string()))?;
+    Tokenizer::from_bytes(&vocabulary::tokenizer_json(&file.metadata)?)
 }
 
 fn from_file(file: &Gguf) -> Result<Parts> {

@@ -6,12 +6,12 @@ use std::path::Path;
 use infini_format::hash::sha256;
 use infini_format::tensors::TensorFile;
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
-use super::TemplateSource;
-use crate::config::{Activation, Attention, InfiniConfig, ModelConfig};
+use crate::config::{Activation, Attention, ModelConfig};
 use crate::error::{Error, Result};
 use crate::folder::{MAX_CONFIG, MAX_WEIGHTS, Parts, at, identity, read as read_file, read_tokenizer};
+use crate::text::chat::TemplateSource;
 use crate::weights::Weights;
 
 /// Most files that the weights of one model may lie in.
@@ -117,8 +117,8 @@ pub(crate) fn config(json: &Value) -> Result<ModelConfig> {
         tie_word_embeddings: keys.flag("tie_word_embeddings", false)?,
         qkv_bias: kind == "qwen2",
         max_position_embeddings: positions,
-        attention: Attention::Full,
-        infini: InfiniConfig::default(),
+        attention: keys.parsed("attention")?.unwrap_or(Attention::Full),
+        infini: keys.parsed("infini")?.unwrap_or_default(),
     };
     keys.only("hidden_act", &["silu".into()])?;
     keys.only("attention_bias", &[false.into()])?;
@@ -131,6 +131,43 @@ pub(crate) fn config(json: &Value) -> Result<ModelConfig> {
     keys.rest()?;
     config.check()?;
     Ok(config)
+}
+
+/// The `config.json` of a decoder; settings of windows and memories are keys of this crate's own.
+///
+/// # Errors
+/// An activation that no family here has.
+pub(super) fn to_json(c: &ModelConfig) -> Result<Value> {
+    if c.hidden_act != Activation::Silu {
+        let why = "Hugging Face's families have silu".into();
+        return Err(Error::Config { field: "hidden_act".into(), why });
+    }
+    let (kind, class) = if c.qkv_bias { ("qwen2", "Qwen2ForCausalLM") } else { ("llama", "LlamaForCausalLM") };
+    let mut json = json!({
+        "architectures": [class],
+        "model_type": kind,
+        "vocab_size": c.vocab_size,
+        "hidden_size": c.hidden_size,
+        "num_hidden_layers": c.num_hidden_layers,
+        "num_attention_heads": c.num_attention_heads,
+        "num_key_value_heads": c.kv_heads(),
+        "intermediate_size": c.intermediate_size,
+        "hidden_act": "silu",
+        "rope_theta": c.rope_theta,
+        "rms_norm_eps": c.rms_norm_eps,
+        "tie_word_embeddings": c.tie_word_embeddings,
+    });
+    if c.head_dim > 0 {
+        json["head_dim"] = c.head_dim.into();
+    }
+    if c.max_position_embeddings > 0 {
+        json["max_position_embeddings"] = c.max_position_embeddings.into();
+    }
+    if c.attention != Attention::Full {
+        json["attention"] = serde_json::to_value(c.attention).expect("plain data");
+        json["infini"] = serde_json::to_value(&c.infini).expect("plain data");
+    }
+    Ok(json)
 }
 
 /// The keys of a `config.json` and which of them were read.
@@ -171,6 +208,12 @@ impl<'a> Keys<'a> {
                 v.as_bool().ok_or_else(|| Error::Config { field: key.into(), why: format!("{v} is no truth value") })
             }
         }
+    }
+
+    /// A value of this crate's own, as `infini convert` writes it.
+    fn parsed<T: for<'de> Deserialize<'de>>(&mut self, key: &'static str) -> Result<Option<T>> {
+        let parse = |v: &Value| T::deserialize(v).map_err(|e| Error::Config { field: key.into(), why: e.to_string() });
+        self.get(key).map(parse).transpose()
     }
 
     /// `key` may be missing, or be one of these.
@@ -243,6 +286,8 @@ fn not_computed(key: &str, value: &Value) -> Error {
 struct Generation {
     #[serde(default)]
     eos_token_id: Value,
+    #[serde(default)]
+    stop_strings: Vec<String>,
 }
 
 /// `tokenizer_config.json`: what of it is honoured.
@@ -276,7 +321,7 @@ pub(crate) fn read(dir: &Path, json: &Value) -> Result<Parts> {
         config,
         weights,
         tokenizer,
-        stop: Vec::new(),
+        stop: generation.stop_strings,
         end,
     })
 }

@@ -1,5 +1,6 @@
 //! Text to token ids and back; documents to text.
 
+pub mod chat;
 mod decode;
 mod epub;
 mod markup;

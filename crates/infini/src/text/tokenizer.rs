@@ -10,6 +10,7 @@
 //! their first blank, which gives the same again. Which of the two holds is tried out when a
 //! tokenizer is made. An added token with a blank inside can be cut in two.
 
+use std::collections::{BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
@@ -47,6 +48,11 @@ pub struct Tokenizer {
     vocab_size: usize,
     /// Whether later pieces lose their first blank, because the tokenizer adds one.
     drop_blank: bool,
+    /// Special tokens by spelling, and the lengths of these, the longest first.
+    special: HashMap<String, u32>,
+    special_lengths: Vec<usize>,
+    /// Tokens that every text begins with.
+    begin: Vec<u32>,
 }
 
 impl Tokenizer {
@@ -104,8 +110,19 @@ impl Tokenizer {
         // Some files cut or fill every text to a length.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| Error::Tokenizer(format!("tokenizer.json: {e}")))?;
+        // the spelling of a special token in a text is text
+        inner.set_encode_special_tokens(true);
+        let special: HashMap<String, u32> = inner
+            .get_added_tokens_decoder()
+            .into_iter()
+            .filter(|(_, token)| token.special && !token.content.is_empty())
+            .map(|(id, token)| (token.content, id))
+            .collect();
+        let lengths: BTreeSet<usize> = special.keys().map(String::len).collect();
+        let special_lengths = lengths.into_iter().rev().collect();
         let vocab_size = inner.get_vocab(true).values().max().map_or(0, |id| *id as usize + 1);
-        let mut tokenizer = Tokenizer { inner, json, vocab_size, drop_blank: false };
+        let mut tokenizer =
+            Tokenizer { inner, json, vocab_size, drop_blank: false, special, special_lengths, begin: Vec::new() };
         let why = if vocab_size == 0 {
             "has no tokens".into()
         } else if vocab_size > MAX_VOCABULARY {
@@ -116,6 +133,11 @@ impl Tokenizer {
             let joined = |right| [tokenizer.piece("every word"), tokenizer.piece(right)].concat();
             let whole = tokenizer.piece("every word and more");
             tokenizer.drop_blank = joined(" and more") != whole && joined("and more") == whole;
+            let plain = tokenizer.piece("a");
+            let marked = quietly(|| tokenizer.inner.encode_fast("a", true)).and_then(|e| e.ok());
+            let marked = marked.map_or_else(Vec::new, |e| e.get_ids().to_vec());
+            let before = marked.windows(plain.len().max(1)).position(|w| w == plain);
+            tokenizer.begin = marked[..before.unwrap_or(0)].to_vec();
             return Ok(tokenizer);
         };
         Err(Error::Tokenizer(format!("tokenizer.json: {why}")))
@@ -150,7 +172,18 @@ impl Tokenizer {
         if first || !self.drop_blank { text } else { text.strip_prefix(' ').unwrap_or(text) }
     }
 
-    /// The ids of `text`, without any special token added. Large texts are encoded on all threads.
+    /// Tokens that every text of its own begins with (a `<bos>`), none for most.
+    pub fn begin(&self) -> &[u32] {
+        &self.begin
+    }
+
+    /// The special token that `text` begins with, the longest of several, and the bytes it takes.
+    pub fn special_at(&self, text: &str) -> Option<(u32, usize)> {
+        let of = |n: &usize| Some((*self.special.get(text.get(..*n)?)?, *n));
+        self.special_lengths.iter().find_map(of)
+    }
+
+    /// The ids of `text`, without any special token: where one is spelled, it stays text. Large texts are encoded on all threads.
     pub fn encode(&self, text: &str) -> Vec<u32> {
         if text.len() <= SOFT {
             return self.piece(text);
@@ -480,6 +513,8 @@ mod tests {
         let start = Instant::now();
         let t = Tokenizer::from_bytes(json.to_string().as_bytes()).unwrap();
         assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
-        assert_eq!(t.encode("<65535>"), [320 + 65535]);
+        assert_eq!(t.special_at("<65535>x"), Some((320 + 65535, 7)));
+        assert_eq!(t.decode(&t.encode("<65535>")), "<65535>");
+        assert!(t.encode("<65535>").iter().all(|id| *id < 320), "what a text spells is text");
     }
 }
