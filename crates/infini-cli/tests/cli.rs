@@ -10,8 +10,24 @@ use std::process::{Command, Stdio};
 use common::{Home, TEXT, TRAIN, has, text};
 use serde_json::Value;
 
-const COMMANDS: [&str; 12] =
-    ["demo", "train", "eval", "read", "ask", "memory", "inspect", "check", "bench", "tokenizer", "completions", "man"];
+const COMMANDS: [&str; 16] = [
+    "demo",
+    "train",
+    "eval",
+    "read",
+    "ask",
+    "generate",
+    "chat",
+    "memory",
+    "pull",
+    "convert",
+    "inspect",
+    "check",
+    "bench",
+    "tokenizer",
+    "completions",
+    "man",
+];
 
 #[test]
 fn every_command_explains_itself_with_examples() {

@@ -5,6 +5,7 @@ mod documents;
 mod mqar;
 mod passkey;
 mod perplexity;
+mod summarize;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -29,6 +30,7 @@ enum Task {
     Mqar(mqar::Mqar),
     Perplexity(perplexity::Perplexity),
     Copy(copy::Copy),
+    Summarize(summarize::Summarize),
 }
 
 impl Eval {
@@ -39,6 +41,7 @@ impl Eval {
             Task::Mqar(t) => t.run(),
             Task::Perplexity(t) => t.run(),
             Task::Copy(t) => t.run(),
+            Task::Summarize(t) => t.run(),
         }
     }
 }

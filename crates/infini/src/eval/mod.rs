@@ -5,6 +5,7 @@ pub mod mqar;
 pub mod passkey;
 pub mod perplexity;
 pub mod recurrence;
+pub mod rouge;
 pub mod rss;
 pub mod score;
 pub mod stats;
