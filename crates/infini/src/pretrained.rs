@@ -21,6 +21,11 @@ use crate::text::Tokenizer;
 pub(crate) use gguf::read as read_gguf;
 pub(crate) use huggingface::{is_huggingface, read as read_huggingface};
 
+/// A head width, 0 where it is the usual one: so that both forms of a model are the same configuration.
+fn explicit(head_dim: usize, hidden: usize, heads: usize) -> usize {
+    if head_dim.checked_mul(heads) == Some(hidden) { 0 } else { head_dim }
+}
+
 /// Writes a Hugging Face folder: `config.json`, `tokenizer.json`, `tokenizer_config.json`,
 /// `generation_config.json` and `model.safetensors`, each file atomically, the weights last.
 ///

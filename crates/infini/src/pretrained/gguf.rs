@@ -113,14 +113,14 @@ fn config(file: &Gguf) -> Result<ModelConfig> {
         find(name).map_or(default, Value::as_f64).ok_or_else(|| bad(format!("{arch}.{name} is no number")))
     };
     let embedding = file.get("token_embd.weight").ok_or_else(|| bad("token_embd.weight is missing".into()))?;
-    let heads = size("attention.head_count")?;
+    let (hidden, heads) = (size("embedding_length")?, size("attention.head_count")?);
     let config = ModelConfig {
         vocab_size: embedding.shape.first().copied().unwrap_or(0),
-        hidden_size: size("embedding_length")?,
+        hidden_size: hidden,
         num_hidden_layers: size("block_count")?,
         num_attention_heads: heads,
         num_key_value_heads: number("attention.head_count_kv")?.unwrap_or(heads),
-        head_dim: number("attention.key_length")?.unwrap_or(0),
+        head_dim: super::explicit(number("attention.key_length")?.unwrap_or(0), hidden, heads),
         intermediate_size: size("feed_forward_length")?,
         hidden_act: Activation::Silu,
         // stored as f32: the nearest number of few digits is what was meant

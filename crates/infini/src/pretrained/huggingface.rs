@@ -88,6 +88,7 @@ pub(crate) fn config(json: &Value) -> Result<ModelConfig> {
         "qwen2" => 32,
         _ => heads,
     };
+    let hidden = keys.size("hidden_size", None)?;
     let theta = keys.rope()?;
     let mut positions = keys.size(
         "max_position_embeddings",
@@ -105,11 +106,11 @@ pub(crate) fn config(json: &Value) -> Result<ModelConfig> {
     }
     let config = ModelConfig {
         vocab_size: keys.size("vocab_size", None)?,
-        hidden_size: keys.size("hidden_size", None)?,
+        hidden_size: hidden,
         num_hidden_layers: keys.size("num_hidden_layers", None)?,
         num_attention_heads: heads,
         num_key_value_heads: keys.size("num_key_value_heads", Some(default_kv))?,
-        head_dim: keys.size("head_dim", Some(0))?,
+        head_dim: super::explicit(keys.size("head_dim", Some(0))?, hidden, heads),
         intermediate_size: keys.size("intermediate_size", None)?,
         hidden_act: Activation::Silu,
         rope_theta: theta,
