@@ -1,0 +1,91 @@
+//! Books through the command: vocabulary, shards, training, perplexity, copying, report.
+
+mod common;
+
+use common::{Home, has};
+
+const TRAIN: &str = r#"
+[model]
+vocab_size = 300
+hidden_size = 16
+num_hidden_layers = 2
+num_attention_heads = 2
+intermediate_size = 32
+[infini]
+preset = "added-linear"
+segment_len = 16
+[data]
+task = "documents"
+recall = 0.5
+[train]
+steps = 4
+batch = 2
+tokens = 64
+token_loss = 1.0
+log_every = 1
+"#;
+
+#[test]
+fn books_become_a_model_and_a_report() {
+    let home = Home::new();
+    std::fs::create_dir(home.path("books")).unwrap();
+    home.write("books/a.txt", &"It was the best\nof times, it was the worst of times. ".repeat(60));
+    home.write("books/b.txt", &"Call me Ishmael. Some years\nago, never mind how long. ".repeat(60));
+    home.write("books/empty.txt", "");
+    home.write("train.toml", TRAIN);
+    home.ok(&[
+        "tokenizer",
+        "train",
+        "books/a.txt",
+        "books/b.txt",
+        "--vocab-size",
+        "300",
+        "--unwrap",
+        "--out",
+        "t.json",
+    ]);
+    let prepare = ["data", "prepare", "books", "--tokenizer", "t.json", "--unwrap", "--out", "shards"];
+    let made = home.json(&prepare, 0);
+    assert_eq!((&made["documents"], &made["passed_over"]), (&2.into(), &1.into()), "{made}");
+    assert!(home.fails(1, &prepare).contains("finished token shards"));
+
+    home.ok(&["train", "--config", "train.toml", "--data", ".", "--out", "run"]);
+    let score =
+        |extra: &[&str]| home.json(&[&["eval", "perplexity", "--model", "run", "--data", "shards"], extra].concat(), 0);
+    let own = score(&[]);
+    has(
+        &own,
+        &[
+            "loss",
+            "perplexity",
+            "word_perplexity",
+            "bits_per_byte",
+            "by_position",
+            "words_seen",
+            "state_bytes",
+            "memory_bytes",
+        ],
+    );
+    assert_eq!(own["documents"].as_array().unwrap().len(), 2);
+    // the files give what the shards give
+    let files = home.json(&["eval", "perplexity", "--model", "run", "--data", "books", "--unwrap"], 0);
+    assert_eq!(files["loss"], own["loss"]);
+    assert_eq!(score(&["--max-tokens", "100"])["tokens"], 2 * 99);
+    assert_eq!(score(&["--knock-out"])["reads"], "nothing");
+    assert_eq!(score(&["--swap"])["reads"], "swapped");
+    let sink = ["eval", "perplexity", "--model", "run", "--data", "shards", "--sink", "2"];
+    assert!(home.fails(2, &sink).contains("window already"));
+
+    let copy = ["eval", "copy", "--model", "run", "--data", "shards", "--gaps", "0,64", "--samples", "4"];
+    assert_eq!(home.json(&copy, 0)["rows"].as_array().unwrap().len(), 2);
+    let files = ["--json", "run/valid.json", "--csv", "loss.csv", "--plot", "loss.svg"];
+    home.ok(&[&["eval", "perplexity", "--model", "run", "--data", "shards"], &files[..]].concat());
+    assert!(
+        std::fs::read_to_string(home.path("loss.csv")).unwrap().starts_with("what,from,to,tokens,loss\nposition,0,128")
+    );
+    home.ok(&["report", "run", "run", "--out", "report.html", "--pictures", "pictures"]);
+    let page = std::fs::read_to_string(home.path("report.html")).unwrap();
+    assert!(page.contains("Perplexity of whole documents") && page.contains("<svg"));
+    assert!(home.path("pictures/position.svg").is_file());
+    assert!(home.fails(1, &["report", "books", "--out", "r.html"]).contains("no run"));
+}
