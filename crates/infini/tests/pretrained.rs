@@ -42,7 +42,7 @@ fn logits_are_pytorchs() {
     for family in ["llama", "mistral", "qwen2", "llama.gguf", "qwen2.gguf"] {
         let loaded = folder::load(&golden(family)).unwrap();
         let e = worst(&loaded, family.trim_end_matches(".gguf"));
-        assert!(e < 2e-6, "{family}: {e:.1e}");
+        assert!(e < 1e-5, "{family}: {e:.1e}");
         assert_eq!(loaded.model.config().attention, Attention::Full);
         assert_eq!(loaded.end, [259], "{family}");
     }

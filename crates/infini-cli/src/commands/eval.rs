@@ -18,7 +18,8 @@ use crate::console::Outcome;
   infini eval passkey --lengths 4096,32768 --depths 0,0.5,1 --samples 20
   infini eval mqar --model runs/mqar
   infini eval perplexity --model runs/books --data book.txt --by-position
-  infini eval copy --model runs/books --data book.txt")]
+  infini eval copy --model runs/books --data book.txt
+  infini eval summarize --model smollm2 --data squality/dev.jsonl --limit 10")]
 pub struct Eval {
     #[command(subcommand)]
     task: Task,
