@@ -48,6 +48,7 @@ struct Global {
 enum Command {
     Demo(demo::Demo),
     Train(train::Train),
+    Adapt(adapt::Adapt),
     Eval(eval::Eval),
     Read(read::Read),
     Ask(ask::Ask),
@@ -81,6 +82,7 @@ pub fn run() -> Result<Outcome> {
     match cli.command {
         Command::Demo(c) => c.run(),
         Command::Train(c) => c.run(),
+        Command::Adapt(c) => c.run(),
         Command::Eval(c) => c.run(),
         Command::Read(c) => c.run(),
         Command::Ask(c) => c.run(),

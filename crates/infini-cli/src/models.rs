@@ -19,12 +19,19 @@ pub struct ModelFlag {
     /// Model folder (ours or Hugging Face's), GGUF file, or the name of a shipped or pulled model
     #[arg(long, value_name = "MODEL", default_value = DEFAULT)]
     pub model: PathBuf,
+    /// Adapter of the model: a memory for a pretrained decoder (made by `infini adapt`)
+    #[arg(long, value_name = "FILE")]
+    pub adapter: Option<PathBuf>,
 }
 
 impl ModelFlag {
     /// Loads it.
     pub fn load(&self) -> Result<Loaded> {
-        load(&find(&self.model)?)
+        let mut loaded = load(&find(&self.model)?)?;
+        if let Some(adapter) = &self.adapter {
+            loaded.attach(adapter)?;
+        }
+        Ok(loaded)
     }
 }
 

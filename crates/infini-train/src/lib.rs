@@ -4,6 +4,7 @@
 //! configuration, the same parameter names. [`ops`] is the only module that knows both the kernels and
 //! the tensor framework's CPU backend. [`train`] runs a [`Config`] in a folder.
 
+pub mod adapt;
 pub mod carry;
 pub mod check;
 pub mod config;

@@ -216,7 +216,7 @@ pub fn save(dir: &Path, config: &ModelConfig, weights: &Weights, tokenizer_json:
     write(&dir.join("model.safetensors"), &weight_bytes(config, weights, dtype)?)
 }
 
-fn canonical(config: &ModelConfig) -> Vec<u8> {
+pub(crate) fn canonical(config: &ModelConfig) -> Vec<u8> {
     let mut text = serde_json::to_string_pretty(config).expect("a configuration is plain data");
     text.push('\n');
     text.into_bytes()

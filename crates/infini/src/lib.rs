@@ -3,6 +3,7 @@
 //! State is an argument and a result: a [`model::Model`] never changes while it reads, everything it
 //! has read is in a [`state::State`].
 
+pub mod adapter;
 pub mod config;
 pub mod conversation;
 pub mod corpus;
@@ -23,6 +24,7 @@ pub mod tasks;
 pub mod text;
 pub mod weights;
 
+pub use adapter::{Adapter, AdapterConfig};
 pub use config::{InfiniConfig, ModelConfig};
 pub use error::{Error, Result};
 pub use weights::Weights;

@@ -9,11 +9,13 @@
 
 use infini_kernels::{norm, rope};
 
-use crate::config::{Activation, ModelConfig};
+use crate::adapter::Adapter;
+use crate::config::{Activation, Attention as Kind, InfiniConfig, ModelConfig};
 use crate::error::{Error, Result};
 use crate::layers::attention::Attention;
 use crate::layers::matrix::Matrix;
 use crate::layers::mlp::Mlp;
+use crate::layers::recall::Recall;
 use crate::state::State;
 use crate::weights::Weights;
 
@@ -45,6 +47,19 @@ pub struct Model {
     head: Option<Matrix>,
     /// Angles of the positions inside a window.
     angles: rope::Table,
+    /// An adapter's memory.
+    recall: Option<Recall>,
+}
+
+/// How far a token goes through the layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Depth {
+    /// All of them.
+    Full,
+    /// The first so many.
+    Layers(usize),
+    /// Up to the writes of the adapter's memory.
+    Skim,
 }
 
 #[derive(Debug)]
@@ -53,6 +68,24 @@ struct Layer {
     attention: Attention,
     mlp_norm: Vec<f32>,
     mlp: Mlp,
+}
+
+/// The weights of one layer; matrices are copies `[out, in]`.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct LayerWeights<'a> {
+    pub attention_norm: &'a [f32],
+    pub q: Vec<f32>,
+    pub k: Vec<f32>,
+    pub v: Vec<f32>,
+    /// Of q, k and v.
+    pub bias: Option<[&'a [f32]; 3]>,
+    pub o: Vec<f32>,
+    pub mlp_norm: &'a [f32],
+    /// `None`: GELU on `up` alone.
+    pub gate: Option<Vec<f32>>,
+    pub up: Vec<f32>,
+    pub down: Vec<f32>,
 }
 
 impl Model {
@@ -77,17 +110,81 @@ impl Model {
             }
         });
         let layers = layers.collect();
-        let i = &config.infini;
-        let window = if config.grows() { FULL_ANGLES } else { i.segment_len * i.span + i.sink };
-        let angles = rope::Table::new(&rope::frequencies(config.rope_theta, config.head_width()), 0, window);
         Ok(Model {
             layers,
             embed: Matrix::new(weights.take("model.embed_tokens.weight"), d),
             norm: weights.take("model.norm.weight"),
             head: (!config.tie_word_embeddings).then(|| Matrix::new(weights.take("lm_head.weight"), d)),
-            angles,
+            angles: window_angles(&config),
+            recall: None,
             config,
         })
+    }
+
+    /// Gives every layer a window of two segments with attention sinks instead of full attention.
+    ///
+    /// # Errors
+    /// A model that has a memory or a convolution of its own; sizes that cannot be.
+    pub fn narrow(&mut self, segment_len: usize, sink: usize) -> Result<()> {
+        if self.config.attention == Kind::Infini || self.config.infini.conv > 0 {
+            return Err(Error::Model("has a memory of its own: only a plain decoder can be given a window".into()));
+        }
+        let infini = InfiniConfig { segment_len, span: 2, lag: 1, sink, ..InfiniConfig::default() };
+        let config = ModelConfig { attention: Kind::Local, infini, ..self.config.clone() };
+        config.check()?;
+        for (l, layer) in self.layers.iter_mut().enumerate() {
+            layer.attention.become_local(&config, l);
+        }
+        (self.angles, self.config, self.recall) = (window_angles(&config), config, None);
+        Ok(())
+    }
+
+    /// Narrows the model to the adapter's window and puts its memory into its layer.
+    ///
+    /// # Errors
+    /// An adapter that does not fit, a model that cannot have one ([`Model::narrow`]).
+    pub fn attach(&mut self, adapter: Adapter) -> Result<()> {
+        let c = adapter.config();
+        c.check(&self.config)?;
+        if adapter.width() != self.config.hidden_size {
+            let (d, width) = (self.config.hidden_size, adapter.width());
+            return Err(Error::Model(format!("the adapter is for a hidden size of {width}, the model's is {d}")));
+        }
+        self.narrow(c.segment_len, c.sink)?;
+        self.recall = Some(Recall::new(&adapter));
+        Ok(())
+    }
+
+    /// The weights of layer `l`.
+    ///
+    /// # Panics
+    /// If there is no such layer.
+    pub fn layer(&self, l: usize) -> LayerWeights<'_> {
+        let Layer { attention_norm, attention, mlp_norm, mlp } = &self.layers[l];
+        let [q, k, v, o] = attention.projections().map(Matrix::to_vec);
+        let (gate, up, down) = (mlp.gate.as_ref().map(Matrix::to_vec), mlp.up.to_vec(), mlp.down.to_vec());
+        let bias = attention.biases();
+        LayerWeights { attention_norm, q, k, v, bias, o, mlp_norm, gate, up, down }
+    }
+
+    /// A copy of the embedding `[V, d]`.
+    pub fn embedding(&self) -> Vec<f32> {
+        self.embed.to_vec()
+    }
+
+    /// The final norm's gain `[d]`.
+    pub fn final_norm(&self) -> &[f32] {
+        &self.norm
+    }
+
+    /// A copy of the head `[V, d]`: the embedding if they are tied.
+    pub fn head(&self) -> Vec<f32> {
+        self.head.as_ref().unwrap_or(&self.embed).to_vec()
+    }
+
+    /// Layers above the adapter's memory, if there is one.
+    pub fn layers_above_memory(&self) -> Option<usize> {
+        self.recall.as_ref().map(|r| self.config.num_hidden_layers - 1 - r.config.layer)
     }
 
     /// What it is.
@@ -100,7 +197,35 @@ impl Model {
     /// # Panics
     /// If `batch` is 0.
     pub fn state(&self, batch: usize) -> State {
-        State::new(&self.config, batch)
+        State::new(&self.config, self.recall.as_ref().map(|r| &r.config), batch)
+    }
+
+    /// Reads `tokens` into an adapter's memory and the windows below it: the layers above do not read, so logits are
+    /// right again only after [`Model::layers_above_memory`] whole segments of [`Model::forward`]. What is skimmed
+    /// must begin with a segment and come after the document's attention sinks.
+    ///
+    /// # Panics
+    /// As [`Model::forward`]; if there is no adapter, or `state` stands inside a segment.
+    pub fn skim(&self, state: &mut State, tokens: &[u32]) {
+        assert!(self.recall.is_some(), "only a model with an adapter can skim");
+        assert!(state.position.is_multiple_of(self.config.infini.segment_len as u64), "skimming begins with a segment");
+        self.pieces(state, tokens, Depth::Skim, &mut |_, _, _| ());
+    }
+
+    /// The residual stream that enters layer `layers`, `[B, T, d]`; that layer and those above do not read.
+    ///
+    /// # Panics
+    /// As [`Model::forward`].
+    pub fn trunk(&self, state: &mut State, tokens: &[u32], layers: usize) -> Vec<f32> {
+        let (b, d) = (state.batch, self.config.hidden_size);
+        let total = tokens.len() / b;
+        let mut out = vec![0.0; tokens.len() * d];
+        self.pieces(state, tokens, Depth::Layers(layers), &mut |start, t, x| {
+            for (row, x) in x.chunks(t * d).enumerate() {
+                out[(row * total + start) * d..][..t * d].copy_from_slice(x);
+            }
+        });
+        out
     }
 
     /// Reads `tokens` (`[B, T]`, row by row) and returns the logits that were asked for.
@@ -110,7 +235,6 @@ impl Model {
     /// there is [room](Model::room) for.
     pub fn forward(&self, state: &mut State, tokens: &[u32], want: Want) -> Vec<f32> {
         let (b, d, v) = (state.batch, self.config.hidden_size, self.config.vocab_size);
-        assert!(tokens.len().is_multiple_of(b), "{} tokens for {b} rows", tokens.len());
         let total = tokens.len() / b;
         assert!(
             self.room(state).is_none_or(|n| total as u64 <= n),
@@ -120,16 +244,9 @@ impl Model {
         );
         let mut logits = vec![0.0; if want == Want::All { b * total * v } else { 0 }];
         let mut last = Vec::new();
-        let piece = (PIECE / b).max(1);
-        for start in (0..total).step_by(piece) {
-            let t = piece.min(total - start);
-            let ids: Vec<u32> = tokens.chunks(total).flat_map(|row| row[start..start + t].iter().copied()).collect();
-            let mut x = vec![0.0; b * t * d];
-            self.embed.rows(&ids, &mut x);
-            self.blocks(state, &mut x, t);
-            state.position += t as u64;
+        self.pieces(state, tokens, Depth::Full, &mut |start, t, x| {
             if want == Want::All {
-                let out = self.logits(&x);
+                let out = self.logits(x);
                 for (row, out) in out.chunks(t * v).enumerate() {
                     logits[(row * total + start) * v..][..t * v].copy_from_slice(out);
                 }
@@ -137,7 +254,7 @@ impl Model {
             if want != Want::Nothing && start + t == total {
                 last = x.chunks(t * d).flat_map(|row| row[(t - 1) * d..].to_vec()).collect();
             }
-        }
+        });
         if !last.is_empty() {
             let out = self.logits(&last);
             state.logits = Some(out.clone());
@@ -150,8 +267,25 @@ impl Model {
         logits
     }
 
-    /// All layers on `x` (`[B, T, d]`), in place.
-    fn blocks(&self, state: &mut State, x: &mut [f32], t: usize) {
+    /// Reads `tokens` (`[B, T]`) in pieces and tells `each` where a piece begins, its length and its residual stream.
+    fn pieces(&self, state: &mut State, tokens: &[u32], depth: Depth, each: &mut dyn FnMut(usize, usize, &[f32])) {
+        let (b, d) = (state.batch, self.config.hidden_size);
+        assert!(tokens.len().is_multiple_of(b), "{} tokens for {b} rows", tokens.len());
+        let total = tokens.len() / b;
+        let piece = (PIECE / b).max(1);
+        for start in (0..total).step_by(piece) {
+            let t = piece.min(total - start);
+            let ids: Vec<u32> = tokens.chunks(total).flat_map(|row| row[start..start + t].iter().copied()).collect();
+            let mut x = vec![0.0; b * t * d];
+            self.embed.rows(&ids, &mut x);
+            self.blocks(state, &mut x, &ids, t, depth);
+            state.position += t as u64;
+            each(start, t, &x);
+        }
+    }
+
+    /// The layers on `x` (`[B, T, d]`), in place.
+    fn blocks(&self, state: &mut State, x: &mut [f32], ids: &[u32], t: usize, depth: Depth) {
         let (d, eps) = (self.config.hidden_size, self.config.rms_norm_eps as f32);
         let rows = x.len() / d;
         let (mut h, mut inv) = (vec![0.0; x.len()], vec![0.0; rows]);
@@ -161,7 +295,10 @@ impl Model {
             rope::Table::new(&frequencies, 0, end.next_multiple_of(FULL_ANGLES))
         });
         let State { batch, position, doc_start, layers, reads, .. } = state;
-        for (layer, memory) in self.layers.iter().zip(layers) {
+        for (l, (layer, memory)) in self.layers.iter().zip(layers).enumerate() {
+            if depth == Depth::Layers(l) {
+                return;
+            }
             norm::rms_forward(x, &layer.attention_norm, eps, &mut h, &mut inv);
             let place = crate::layers::attention::Place {
                 config: &self.config,
@@ -173,6 +310,13 @@ impl Model {
                 reads: *reads,
             };
             layer.attention.forward(&place, memory, &mut h, x);
+            if let Some(recall) = self.recall.as_ref().filter(|r| r.config.layer == l) {
+                let (embed, skim) = (&self.embed, depth == Depth::Skim);
+                recall.forward(&place, embed, &mut memory.recall, &mut memory.writes, ids, &h, x, skim);
+                if skim {
+                    return;
+                }
+            }
             norm::rms_forward(x, &layer.mlp_norm, eps, &mut h, &mut inv);
             layer.mlp.forward(&h, x, d);
         }
@@ -212,10 +356,16 @@ impl Model {
     }
 }
 
+/// Angles of the positions inside a window, sinks in front.
+fn window_angles(c: &ModelConfig) -> rope::Table {
+    let i = &c.infini;
+    let window = if c.grows() { FULL_ANGLES } else { i.segment_len * i.span + i.sink };
+    rope::Table::new(&rope::frequencies(c.rope_theta, c.head_width()), 0, window)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Attention as Kind;
 
     #[test]
     fn the_window_is_as_sharp_at_position_ten_million() {

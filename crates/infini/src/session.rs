@@ -70,7 +70,7 @@ impl<'a> Session<'a> {
     /// # Errors
     /// A file that is damaged, or of another model, tokenizer or segment length.
     pub fn open(loaded: &'a Loaded, io: &dyn Io, path: &Path) -> Result<Self> {
-        let (state, header) = State::load(loaded.model.config(), &loaded.identity, io, path)?;
+        let (state, header) = State::load(&loaded.model, &loaded.identity, io, path)?;
         if state.batch() != 1 {
             return Err(Error::Memory(format!("bad memory file: {}: {} rows, not 1", path.display(), state.batch())));
         }

@@ -9,8 +9,11 @@ use infini_format::io::{Io, Lock};
 use infini_format::memory::{self, MemoryHeader, Partner};
 use infini_format::tensors::{Tensor, TensorFile, TensorView};
 
+use crate::adapter::AdapterConfig;
 use crate::config::{LayerKind, ModelConfig, RuleName};
 use crate::error::{Error, Result};
+use crate::layers::recall::RecallState;
+use crate::model::Model;
 
 /// One row of a batch, or all of them: see the module's page.
 #[derive(Clone, Debug)]
@@ -67,6 +70,8 @@ pub(crate) struct LayerState {
     /// size: `[B, store, Hkv · D]`.
     pub store_k: Vec<f32>,
     pub store_v: Vec<f32>,
+    /// Of an adapter, in its layer.
+    pub recall: RecallState,
     pub writes: LayerWrites,
 }
 
@@ -83,6 +88,12 @@ pub struct LayerWrites {
     pub strength: Vec<f64>,
 }
 
+impl LayerWrites {
+    fn new(layer: usize, heads: usize) -> Self {
+        LayerWrites { layer, tokens: 0, open: vec![0; heads], strength: vec![0.0; heads] }
+    }
+}
+
 /// First position of the window at `position`.
 pub(crate) fn window_start(config: &ModelConfig, kind: LayerKind, position: u64) -> u64 {
     if kind == LayerKind::Full {
@@ -93,7 +104,8 @@ pub(crate) fn window_start(config: &ModelConfig, kind: LayerKind, position: u64)
 }
 
 impl LayerState {
-    fn new(config: &ModelConfig, l: usize, batch: usize) -> Self {
+    fn new(config: &ModelConfig, adapter: Option<&AdapterConfig>, l: usize, batch: usize) -> Self {
+        let adapter = adapter.filter(|a| a.layer == l);
         let kind = config.layer_kind(l);
         let (n, d, i) = (config.kv_heads(), config.head_width(), &config.infini);
         let memory = kind == LayerKind::Infini;
@@ -126,7 +138,8 @@ impl LayerState {
             own_v_tail: zeros(own, tail),
             store_k: zeros(true, store * n * d),
             store_v: zeros(true, store * n * d),
-            writes: LayerWrites { layer: l, tokens: 0, open: vec![0; mn], strength: vec![0.0; mn] },
+            recall: adapter.map_or_else(RecallState::default, |a| RecallState::new(a, batch)),
+            writes: LayerWrites::new(l, adapter.map_or(mn, |a| a.heads)),
         }
     }
 
@@ -169,29 +182,12 @@ impl LayerState {
         }
     }
 
-    fn buffers(&self) -> [&Vec<f32>; NAMES.len()] {
-        let LayerState {
-            m,
-            z,
-            k,
-            v,
-            w,
-            a,
-            conv,
-            sink_k,
-            sink_v,
-            own_k,
-            own_v,
-            own_k_tail,
-            own_v_tail,
-            store_k,
-            store_v,
-            ..
-        } = self;
-        [m, z, k, v, w, a, conv, sink_k, sink_v, own_k, own_v, own_k_tail, own_v_tail, store_k, store_v]
+    /// Whether something is remembered beyond the window.
+    fn remembers(&self) -> bool {
+        !self.m.is_empty() || !self.recall.m.is_empty()
     }
 
-    fn buffers_mut(&mut self) -> [&mut Vec<f32>; NAMES.len()] {
+    fn buffers(&self) -> Vec<&Vec<f32>> {
         let LayerState {
             m,
             z,
@@ -210,7 +206,32 @@ impl LayerState {
             store_v,
             ..
         } = self;
-        [m, z, k, v, w, a, conv, sink_k, sink_v, own_k, own_v, own_k_tail, own_v_tail, store_k, store_v]
+        let own = [m, z, k, v, w, a, conv, sink_k, sink_v, own_k, own_v, own_k_tail, own_v_tail, store_k, store_v];
+        own.into_iter().chain(self.recall.buffers()).collect()
+    }
+
+    fn buffers_mut(&mut self) -> Vec<&mut Vec<f32>> {
+        let LayerState {
+            m,
+            z,
+            k,
+            v,
+            w,
+            a,
+            conv,
+            sink_k,
+            sink_v,
+            own_k,
+            own_v,
+            own_k_tail,
+            own_v_tail,
+            store_k,
+            store_v,
+            recall,
+            ..
+        } = self;
+        let own = [m, z, k, v, w, a, conv, sink_k, sink_v, own_k, own_v, own_k_tail, own_v_tail, store_k, store_v];
+        own.into_iter().chain(recall.buffers_mut()).collect()
     }
 }
 
@@ -219,13 +240,13 @@ impl State {
     ///
     /// # Panics
     /// If `batch` is 0.
-    pub(crate) fn new(config: &ModelConfig, batch: usize) -> Self {
+    pub(crate) fn new(config: &ModelConfig, adapter: Option<&AdapterConfig>, batch: usize) -> Self {
         assert!(batch > 0, "a state needs a row");
         State {
             batch,
             position: 0,
             doc_start: vec![0; batch],
-            layers: (0..config.num_hidden_layers).map(|l| LayerState::new(config, l, batch)).collect(),
+            layers: (0..config.num_hidden_layers).map(|l| LayerState::new(config, adapter, l, batch)).collect(),
             logits: None,
             reads: Reads::Own,
         }
@@ -260,8 +281,7 @@ impl State {
         self.logits = None;
         for l in &mut self.layers {
             l.buffers_mut().into_iter().for_each(|b| b.fill(0.0));
-            let n = l.writes.open.len();
-            l.writes = LayerWrites { layer: l.writes.layer, tokens: 0, open: vec![0; n], strength: vec![0.0; n] };
+            l.writes = LayerWrites::new(l.writes.layer, l.writes.open.len());
         }
     }
 
@@ -286,6 +306,7 @@ impl State {
             // w = 0 writes nothing, a = 1 decays nothing
             let len = l.a.len() / self.batch;
             l.a[row * len..(row + 1) * len].fill(1.0);
+            l.recall.forget(row, self.batch);
         }
     }
 
@@ -307,7 +328,7 @@ impl State {
 
     /// What the write gates have let through, one entry per layer with a memory.
     pub fn write_stats(&self) -> Vec<LayerWrites> {
-        self.layers.iter().filter(|l| l.kind == LayerKind::Infini).map(|l| l.writes.clone()).collect()
+        self.layers.iter().filter(|l| l.remembers()).map(|l| l.writes.clone()).collect()
     }
 
     /// Row `i` as a state of its own (write statistics stay with the batch).
@@ -353,16 +374,16 @@ impl State {
         .map_err(|e| Error::Memory(e.to_string()))
     }
 
-    /// Reads a memory file that was made with the same model, tokenizer and settings.
+    /// Reads a memory file that was made with the same model, adapter, tokenizer and settings.
     ///
     /// # Errors
     /// Whatever is wrong with the file, or which partner differs.
-    pub fn load(config: &ModelConfig, expected: &Partner, io: &dyn Io, path: &Path) -> Result<(State, MemoryHeader)> {
+    pub fn load(model: &Model, expected: &Partner, io: &dyn Io, path: &Path) -> Result<(State, MemoryHeader)> {
         let (header, file) = memory::read_memory(io, path).map_err(|e| Error::Memory(e.to_string()))?;
         header
             .check_partner(expected)
             .map_err(|e| Error::Memory(infini_format::At { path: path.into(), error: e }.to_string()))?;
-        let state = State::from_tensors(config, header.position, &file)
+        let state = State::from_tensors(model, header.position, &file)
             .map_err(|e| Error::Memory(format!("memory file does not fit the model: {}: {e}", path.display())))?;
         Ok((state, header))
     }
@@ -391,13 +412,13 @@ impl State {
         Ok(out)
     }
 
-    fn from_tensors(config: &ModelConfig, position: u64, file: &TensorFile) -> Result<State> {
+    fn from_tensors(model: &Model, position: u64, file: &TensorFile) -> Result<State> {
         let fail = |e: infini_format::tensors::TensorError| Error::Memory(e.to_string());
         let starts = file.get("document_start").and_then(|t| t.to_i64()).map_err(fail)?;
         if starts.is_empty() || starts.len() > 4096 || starts.iter().any(|p| *p < 0 || *p as u64 > position) {
             return Err(Error::Memory("document_start is not a list of positions".into()));
         }
-        let mut state = State::new(config, starts.len());
+        let (mut state, config) = (model.state(starts.len()), model.config());
         state.position = position;
         state.doc_start = starts.iter().map(|p| *p as u64).collect();
         if file.contains("logits") {
@@ -445,7 +466,7 @@ impl State {
 }
 
 /// Names in a memory file of [`LayerState::buffers`].
-const NAMES: [&str; 15] = [
+const NAMES: [&str; 22] = [
     "m",
     "z",
     "window.k",
@@ -461,4 +482,11 @@ const NAMES: [&str; 15] = [
     "memory.v_conv",
     "store.k",
     "store.v",
+    "recall.m",
+    "recall.z",
+    "recall.place",
+    "recall.value",
+    "recall.gate",
+    "recall.next",
+    "recall.ids",
 ];

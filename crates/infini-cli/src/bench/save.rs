@@ -75,7 +75,7 @@ fn times(
         state.save(&RealIo, path, header, None)?;
         save.push(clock.elapsed().as_secs_f64());
         let clock = Instant::now();
-        let (restored, _) = State::load(model.config(), partner, &RealIo, path)?;
+        let (restored, _) = State::load(model, partner, &RealIo, path)?;
         load.push(clock.elapsed().as_secs_f64());
         if i == 0 {
             ensure!(go_on(&restored) == expected, "a restored session goes on differently: nothing was timed");

@@ -1,5 +1,6 @@
 //! One module per command.
 
+pub mod adapt;
 pub mod ask;
 pub mod chat;
 pub mod check;

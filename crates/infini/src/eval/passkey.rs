@@ -189,6 +189,14 @@ trait Reader {
     fn fresh(&self, rows: usize, knock_out: bool) -> Self::State;
     /// Reads `[rows, T]` tokens.
     fn read(&self, state: &mut Self::State, tokens: &[u32]);
+    /// Reads `[rows, T]` tokens that only the memory has to keep.
+    fn skim(&self, state: &mut Self::State, tokens: &[u32]) {
+        self.read(state, tokens);
+    }
+    /// Segments that have to be read in full before an answer; None: what is before them cannot be skimmed.
+    fn full_segments(&self) -> Option<usize> {
+        None
+    }
     /// Reads `[rows, T]` tokens, the ends of the questions, and answers each row in `max` tokens.
     fn answer(&self, state: Self::State, tokens: &[u32], max: usize) -> Vec<Vec<u32>>;
     /// Bytes of a state, and its write statistics: layer, tokens, open and strength per head.
@@ -206,6 +214,14 @@ impl Reader for Model {
 
     fn read(&self, state: &mut State, tokens: &[u32]) {
         self.forward(state, tokens, Want::Nothing);
+    }
+
+    fn skim(&self, state: &mut State, tokens: &[u32]) {
+        Model::skim(self, state, tokens);
+    }
+
+    fn full_segments(&self) -> Option<usize> {
+        self.layers_above_memory()
     }
 
     fn answer(&self, mut state: State, tokens: &[u32], max: usize) -> Vec<Vec<u32>> {
@@ -422,6 +438,7 @@ fn evaluate<R: Reader>(
         tokenizer,
         options: o,
         longest,
+        segment,
         done: 0,
         total: work.iter().map(|(b, c)| tokens_to_read(b, c)).sum(),
         progress,
@@ -474,6 +491,7 @@ struct Reading<'a, R> {
     tokenizer: &'a Tokenizer,
     options: &'a Options,
     longest: usize,
+    segment: usize,
     done: u64,
     total: u64,
     progress: &'a mut dyn FnMut(u64, u64),
@@ -489,12 +507,12 @@ impl<R: Reader> Reading<'_, R> {
         let mut at = 0;
         for group in cells.chunk_by(|a, b| a.before == b.before) {
             let branch = batch.branch(&group[0]);
-            self.read(batch, None, &mut trunk, at, branch);
+            self.read(batch, None, &mut trunk, at, branch, group[0].read);
             at = branch;
             let mut state = trunk.clone();
             let mut from = branch;
             for cell in group {
-                self.read(batch, Some(&cell.before), &mut state, from, cell.read);
+                self.read(batch, Some(&cell.before), &mut state, from, cell.read, cell.read);
                 from = cell.read;
                 self.ask(batch, cell, &state);
             }
@@ -507,17 +525,43 @@ impl<R: Reader> Reading<'_, R> {
         }
     }
 
-    /// Reads tokens `from..to` of every row.
-    fn read(&mut self, batch: &Batch, before: Option<&[usize]>, state: &mut R::State, from: usize, to: usize) {
+    /// Reads tokens `from..to` of every row; nothing is asked before token `asked`.
+    fn read(
+        &mut self,
+        batch: &Batch,
+        before: Option<&[usize]>,
+        state: &mut R::State,
+        from: usize,
+        to: usize,
+        asked: usize,
+    ) {
         let rows = batch.inputs.len();
+        let s = self.segment;
+        // the first segment holds what every window keeps; the last ones must be whole in every layer
+        let skimmed = match self.reader.full_segments() {
+            Some(n) => s..((asked / s).saturating_sub(n) * s).min(to / s * s).max(s),
+            None => 0..0,
+        };
         let mut at = from;
         while at < to {
-            let n = (PIECE / rows).max(1).min(to - at);
+            let skim = skimmed.contains(&at) && at.is_multiple_of(s);
+            let border = match skim {
+                true => skimmed.end,
+                false if at < skimmed.end && !skimmed.is_empty() => (at + 1).next_multiple_of(s),
+                false => to,
+            };
+            let piece = (PIECE / rows).max(1);
+            let piece = if skim { piece.next_multiple_of(s) } else { piece };
+            let n = piece.min(border - at).min(to - at);
             let mut tokens = Vec::with_capacity(rows * n);
             for i in 0..rows {
                 batch.copy(i, before.map(|b| b[i]), at, at + n, &mut tokens);
             }
-            self.reader.read(state, &tokens);
+            if skim {
+                self.reader.skim(state, &tokens)
+            } else {
+                self.reader.read(state, &tokens)
+            }
             at += n;
             self.count(rows * n);
         }

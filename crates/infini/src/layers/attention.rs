@@ -146,6 +146,22 @@ impl Attention {
         }
     }
 
+    /// q, k, v and o.
+    pub fn projections(&self) -> [&Matrix; 4] {
+        [&self.q, &self.k, &self.v, &self.o]
+    }
+
+    /// Of q, k and v.
+    pub fn biases(&self) -> Option<[&[f32]; 3]> {
+        self.bias.as_ref().map(|b| b.each_ref().map(Vec::as_slice))
+    }
+
+    /// Becomes what the changed `config` says layer `l` is; the weights stay.
+    pub fn become_local(&mut self, config: &ModelConfig, l: usize) {
+        self.kind = config.layer_kind(l);
+        self.settings = config.kernel_settings(l);
+    }
+
     /// `x += attention(h)`. `h` (`[B, T, d]`, normalised) is overwritten by its convolution.
     pub fn forward(&self, p: &Place, state: &mut LayerState, h: &mut [f32], x: &mut [f32]) {
         let (b, t) = (p.batch, p.tokens);

@@ -35,6 +35,17 @@ impl Matrix {
         }
     }
 
+    /// A copy of W.
+    pub fn to_vec(&self) -> Vec<f32> {
+        let inp = match self {
+            Matrix::F32 { inp, .. } => *inp,
+            Matrix::Bf16(m) => m.inp(),
+        };
+        let mut out = vec![0.0; self.out() * inp];
+        self.rows(&(0..self.out() as u32).collect::<Vec<_>>(), &mut out);
+        out
+    }
+
     /// Rows `ids` of W.
     ///
     /// # Panics

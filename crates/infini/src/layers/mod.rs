@@ -4,4 +4,5 @@ pub(crate) mod attention;
 pub(crate) mod matrix;
 pub(crate) mod mlp;
 pub(crate) mod own;
+pub(crate) mod recall;
 pub(crate) mod store;

@@ -60,6 +60,8 @@ pub struct Scenario {
     pub keys: Vec<Told>,
     /// Questions in any order of the keys.
     pub questions: Vec<Question>,
+    /// Whose the keys are, in their order, and one more, whose key was not told; empty without owners.
+    pub names: Vec<String>,
 }
 
 impl Scenario {
@@ -70,7 +72,7 @@ impl Scenario {
         let names = if plan.named { wording::names(rng, plan.split, plan.keys + 1) } else { Vec::new() };
         let owner = |i: usize| names.get(i).map(String::as_str);
         if plan.paper {
-            return Self::in_the_papers_words(rng, plan, &digits, &owner);
+            return Scenario { names: names.clone(), ..Self::in_the_papers_words(rng, plan, &digits, &owner) };
         }
         let mut nouns: Vec<String> = (0..=plan.keys).map(|_| wording::noun(rng, plan.split)).collect();
         if rng.random_bool(0.5) {
@@ -91,7 +93,7 @@ impl Scenario {
             let text = wording::question(rng, plan.split, &noun, owner(i));
             Question { text, digits: digits.get(i).cloned() }
         });
-        Scenario { questions: questions.collect(), keys }
+        Scenario { questions: questions.collect(), keys, names }
     }
 
     fn in_the_papers_words<'a>(
@@ -110,6 +112,7 @@ impl Scenario {
         Scenario {
             keys: digits.iter().enumerate().map(told).collect(),
             questions: self::asked(rng, plan).into_iter().map(asked).collect(),
+            names: Vec::new(),
         }
     }
 }

@@ -224,3 +224,70 @@ fn an_untrained_model_recalls_nothing_and_its_writes_are_counted() {
     let again = super::run(&model, tokenizer(), &o, &mut |_, _| {}).unwrap();
     assert_eq!(report.rows, again.rows);
 }
+
+/// Keeps the answers of a model that skims or not.
+struct Recorder<'a> {
+    model: &'a Model,
+    skim: bool,
+    answers: std::cell::RefCell<Vec<Vec<u32>>>,
+    skimmed: std::cell::Cell<usize>,
+}
+
+impl Reader for Recorder<'_> {
+    type State = State;
+
+    fn fresh(&self, rows: usize, knock_out: bool) -> State {
+        self.model.fresh(rows, knock_out)
+    }
+
+    fn read(&self, state: &mut State, tokens: &[u32]) {
+        Reader::read(self.model, state, tokens);
+    }
+
+    fn skim(&self, state: &mut State, tokens: &[u32]) {
+        self.skimmed.set(self.skimmed.get() + tokens.len());
+        Reader::skim(self.model, state, tokens);
+    }
+
+    fn full_segments(&self) -> Option<usize> {
+        if self.skim { self.model.full_segments() } else { None }
+    }
+
+    fn answer(&self, state: State, tokens: &[u32], max: usize) -> Vec<Vec<u32>> {
+        let answers = self.model.answer(state, tokens, max);
+        self.answers.borrow_mut().extend(answers.clone());
+        answers
+    }
+
+    fn measure(&self, state: &State) -> (usize, Vec<crate::state::LayerWrites>) {
+        self.model.measure(state)
+    }
+}
+
+#[test]
+fn skipping_layers_that_no_answer_sees_changes_no_answer() {
+    let config: crate::ModelConfig = serde_json::from_value(serde_json::json!({
+        "vocab_size": tokenizer().vocab_size(), "hidden_size": 24, "num_hidden_layers": 4, "num_attention_heads": 2,
+        "intermediate_size": 32, "attention": "full"
+    }))
+    .unwrap();
+    let c = crate::AdapterConfig { layer: 2, segment_len: 32, ..crate::AdapterConfig::default() };
+    let numbers = |(i, (name, shape)): (usize, (&'static str, Vec<usize>))| {
+        let n: usize = shape.iter().product();
+        (name.to_string(), (0..n).map(|j| ((j as f64 + 1.0) * (0.3 + 0.61 * i as f64)).sin() as f32).collect())
+    };
+    let tensors = c.parameters(24).into_iter().enumerate().map(numbers).collect();
+    let mut model = Model::new(config.clone(), crate::Weights::init(&config, 2)).unwrap();
+    model.attach(crate::Adapter::new(c, "0".repeat(64), 24, tensors).unwrap()).unwrap();
+    let options =
+        Options { lengths: vec![200, 411], depths: vec![0.0, 0.4, 1.0], samples: 3, batch: 2, ..Options::default() };
+    let run = |skim| {
+        let (answers, skimmed) = Default::default();
+        let reader = Recorder { model: &model, skim, answers, skimmed };
+        evaluate(&reader, 32, tokenizer(), &options, &mut |_, _| ()).unwrap();
+        (reader.answers.into_inner(), reader.skimmed.get())
+    };
+    let ((skimmed, n), (read, none)) = (run(true), run(false));
+    assert!(n > 1000 && none == 0, "{n} tokens were skimmed");
+    assert_eq!(skimmed, read);
+}

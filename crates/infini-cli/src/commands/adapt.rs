@@ -1,0 +1,109 @@
+//! `infini adapt`: a memory for a pretrained model.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use infini_train::Device;
+use infini_train::adapt::{AdaptConfig, AdaptEvent, AdaptOptions, adapt, expected_memory};
+use serde_json::json;
+
+use crate::console::{Outcome, bytes, commas, note, say, seconds};
+use crate::models;
+use crate::progress::Progress;
+use crate::report::JsonFlag;
+use crate::signals::Interrupt;
+
+/// Give a pretrained model a memory
+#[derive(Args, Debug)]
+#[command(
+    long_about = "Give a pretrained model a memory
+
+The model stays as it is; what is learned goes into a small file, OUT/adapter.safetensors, that belongs to this model \
+alone. OUT/pool keeps what the frozen lower layers make of the training documents. Ctrl-C saves first; the same \
+command goes on.",
+    after_help = "Examples:
+  infini adapt smollm2 --config configs/adapt/keys.toml --data DATA --out runs/keys
+  infini eval passkey --model smollm2 --adapter runs/keys/adapter.safetensors"
+)]
+pub struct Adapt {
+    /// The model
+    #[arg(value_name = "MODEL")]
+    model: PathBuf,
+    /// TOML with the sections [adapter], [data] and [train]
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Folder of texts: DIR/train/*.txt
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Run folder [default: runs/ and the name of the configuration]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    json: JsonFlag,
+}
+
+impl Adapt {
+    /// Adapts.
+    pub fn run(&self) -> Result<Outcome> {
+        self.json.check()?;
+        let path = self.config.display();
+        let text = std::fs::read_to_string(&self.config).with_context(|| format!("cannot read: {path}"))?;
+        let config = AdaptConfig::parse(&text).with_context(|| path.to_string())?;
+        let name = self.config.file_stem().unwrap_or(self.config.as_os_str());
+        let out = self.out.clone().unwrap_or_else(|| Path::new("runs").join(name));
+        let loaded = models::load(&models::find(&self.model)?)?;
+        note(format_args!("expected memory {}", bytes(expected_memory(&config, loaded.model.config()))));
+        let stop = Interrupt::install()?.flag();
+        let options = AdaptOptions {
+            out: &out,
+            data_dir: self.data.as_deref(),
+            device: Device::flex(),
+            stop: &|| stop.load(Ordering::Relaxed),
+        };
+        let mut pool = Progress::new("documents through the frozen layers", "documents", None);
+        let mut steps: Option<Progress> = None;
+        let summary = adapt(&config, loaded, &options, &mut |event| match event {
+            AdaptEvent::Pool { done, of } => {
+                pool.extra(format!("of {of}"));
+                pool.set(done as u64);
+            }
+            AdaptEvent::Start { numbers, step, of } => {
+                note(format_args!("{} numbers are learned", commas(numbers as u64)));
+                let mut progress = Progress::new("adapting", "steps", Some(of));
+                progress.begin_at(step);
+                steps = Some(progress);
+            }
+            AdaptEvent::Step { report, .. } => {
+                if let Some(what) = &report.skipped {
+                    note(format_args!("warning: step {}: {what} is not finite: skipped", report.step));
+                }
+                if let Some(steps) = &mut steps {
+                    steps.extra(report.describe());
+                    steps.set(report.step + 1);
+                }
+            }
+        })?;
+        drop(steps);
+        if !summary.finished {
+            bail!("interrupted: {}: the same command goes on from there", out.display());
+        }
+        if !self.json.on_stdout() {
+            let words = format!(
+                "{}: {} steps in {}, held-out answers {:.1} % of {} tokens",
+                out.join("adapter.safetensors").display(),
+                commas(summary.steps),
+                seconds(summary.seconds),
+                100.0 * summary.held_out.rate(),
+                summary.held_out.n
+            );
+            say(words)?;
+        }
+        self.json.write(json!({
+            "adapter": out.join("adapter.safetensors"), "steps": summary.steps, "seconds": summary.seconds,
+            "held_out": summary.held_out.rate(), "n": summary.held_out.n,
+        }))?;
+        Ok(Outcome::Done)
+    }
+}

@@ -1,0 +1,18 @@
+//! Adapts a pretrained decoder: learns the memory of [`infini::adapter`] while the base stays as it is.
+//!
+//! What makes it cheap: the layers below the memory know nothing of it, so what they make of a document is computed
+//! once ([`pool`]); memories are sums, so those of several short documents together are the memory of a long one; and
+//! the layers above are entered last ([`stages`]): first the memory alone learns to name digits, then it speaks
+//! through the output head as if nothing lay between, then through the true layers.
+
+pub mod config;
+mod graph;
+mod leaves;
+pub mod pool;
+mod run;
+pub mod stages;
+mod upper;
+mod whiten;
+
+pub use config::AdaptConfig;
+pub use run::{AdaptEvent, AdaptOptions, AdaptSummary, adapt, expected_memory};

@@ -1,0 +1,281 @@
+//! A memory for a pretrained decoder: what is new in a small file, the base as it is.
+//!
+//! The base attends inside a window of two segments with attention sinks. One of its layers also writes tokens that
+//! leave the window into a memory of fixed size and reads from it; what is read is added to the residual stream
+//! behind a gate per token. An address is the outer product of a place (where in a number or phrase a token
+//! stands, from the layer's input one token earlier) and of the words around it (a pool of token embeddings), so
+//! that facts with different names do not mix. Equations (29)–(32) of `docs/math.md`.
+//!
+//! While nothing has left the window nothing is read: inside the first span the logits are the base's, bit by bit.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use infini_format::hash::{is_hash, sha256};
+use infini_format::io::{self, PUBLIC, RealIo};
+use infini_format::tensors::{Dtype, Tensor, TensorFile, TensorView, serialize};
+use serde::{Deserialize, Serialize};
+
+use crate::config::{InfiniConfig, ModelConfig};
+use crate::error::{Error, Result};
+use crate::folder::{self, Loaded};
+
+/// `format` of an adapter file's metadata.
+const FORMAT: &str = "infini-adapter";
+const VERSION: &str = "1";
+/// Largest adapter file that is read.
+const MAX_FILE: u64 = 256 << 20;
+
+/// Sizes of an adapter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdapterConfig {
+    /// The layer whose input is remembered, from 0.
+    pub layer: usize,
+    /// Tokens of a segment; the window spans two.
+    pub segment_len: usize,
+    /// First tokens of a document that every window keeps.
+    pub sink: usize,
+    /// Memories side by side.
+    pub heads: usize,
+    /// Width of a value in each.
+    pub value_width: usize,
+    /// Width of the place part of an address (its cells are twice as many).
+    pub place_width: usize,
+    /// Width of the word part.
+    pub word_width: usize,
+    /// Tokens before a token, whose words make its address.
+    pub before: usize,
+    /// Tokens from a written token on, itself the first, that do so too: it is written after they were read.
+    pub after: usize,
+}
+
+impl Default for AdapterConfig {
+    fn default() -> Self {
+        AdapterConfig {
+            layer: 17,
+            segment_len: 256,
+            sink: 1,
+            heads: 4,
+            value_width: 64,
+            place_width: 8,
+            word_width: 32,
+            before: 24,
+            after: 24,
+        }
+    }
+}
+
+impl AdapterConfig {
+    /// Cells of a memory: φ's width.
+    pub fn cells(&self) -> usize {
+        4 * self.place_width * self.word_width
+    }
+
+    /// Names and shapes of the tensors, for a base of width `d`.
+    pub fn parameters(&self, d: usize) -> Vec<(&'static str, Vec<usize>)> {
+        let (h, p, u, v) = (self.heads, self.place_width, self.word_width, self.value_width);
+        vec![
+            ("query.weight", vec![h * p, d]),
+            ("query.bias", vec![h * p]),
+            ("key.weight", vec![h * p, d]),
+            ("key.bias", vec![h * p]),
+            ("word.weight", vec![h * u, d]),
+            ("word.bias", vec![h * u]),
+            ("salience.weight", vec![h, d]),
+            ("salience.bias", vec![h]),
+            ("offset", vec![h, self.before + self.after]),
+            ("sharpness", vec![2, h]),
+            ("value.weight", vec![h * v, d]),
+            ("value.bias", vec![h * v]),
+            ("write.weight", vec![h, d]),
+            ("write.bias", vec![h]),
+            ("read.weight", vec![h, d]),
+            ("read.bias", vec![h]),
+            ("null", vec![h]),
+            ("nothing", vec![h * v]),
+            ("output.weight", vec![d, h * v]),
+        ]
+    }
+
+    /// The window that the base gets.
+    pub fn window(&self) -> InfiniConfig {
+        InfiniConfig { segment_len: self.segment_len, span: 2, lag: 1, sink: self.sink, ..InfiniConfig::default() }
+    }
+
+    /// Refuses sizes that cannot be, or that do not fit `base`.
+    ///
+    /// # Errors
+    /// The first such value, by name.
+    pub fn check(&self, base: &ModelConfig) -> Result<()> {
+        let sizes = [
+            ("segment_len", self.segment_len, 1 << 16),
+            ("heads", self.heads, 64),
+            ("value_width", self.value_width, 1024),
+            ("place_width", self.place_width, 256),
+            ("word_width", self.word_width, 256),
+            ("before", self.before, 256),
+        ];
+        let bad = |field: &str, why: String| Err(Error::Config { field: format!("adapter.{field}"), why });
+        for (field, n, max) in sizes {
+            if n == 0 || n > max {
+                return bad(field, format!("{n} is outside 1..={max}"));
+            }
+        }
+        if self.layer >= base.num_hidden_layers {
+            return bad("layer", format!("layer {} of {}", self.layer, base.num_hidden_layers));
+        }
+        if self.after > self.segment_len.min(256) {
+            return bad("after", format!("{} is above 256 or the segment's {}", self.after, self.segment_len));
+        }
+        if self.cells() > 1 << 16 {
+            return bad("word_width", format!("{} cells are above 65536", self.cells()));
+        }
+        if self.sink > self.segment_len.min(64) {
+            return bad("sink", format!("{} is above 64 or the segment's {}", self.sink, self.segment_len));
+        }
+        Ok(())
+    }
+}
+
+/// An adapter's numbers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Adapter {
+    config: AdapterConfig,
+    base: String,
+    width: usize,
+    tensors: BTreeMap<String, Vec<f32>>,
+}
+
+impl Adapter {
+    /// Takes exactly the tensors of `config`. `base` is the SHA-256 of the base's weights, `width` its hidden size.
+    ///
+    /// # Errors
+    /// A tensor that is missing, surplus, of another length or not finite, by name.
+    pub fn new(config: AdapterConfig, base: String, width: usize, tensors: BTreeMap<String, Vec<f32>>) -> Result<Self> {
+        let parameters = config.parameters(width);
+        for (name, shape) in &parameters {
+            let data = tensors.get(*name).ok_or_else(|| Error::Model(format!("{name} is missing from the adapter")))?;
+            let n: usize = shape.iter().product();
+            if data.len() != n {
+                return Err(Error::Model(format!("{name} has {} values, the adapter's sizes say {n}", data.len())));
+            }
+            if let Some(i) = data.iter().position(|x| !x.is_finite()) {
+                return Err(Error::Model(format!("{name} holds {} at element {i}", data[i])));
+            }
+        }
+        if let Some(name) = tensors.keys().find(|n| !parameters.iter().any(|(p, _)| p == *n)) {
+            return Err(Error::Model(format!("{name} is no tensor of an adapter")));
+        }
+        Ok(Adapter { config, base, width, tensors })
+    }
+
+    /// Its sizes.
+    pub fn config(&self) -> &AdapterConfig {
+        &self.config
+    }
+
+    /// SHA-256 of the weights it belongs to.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// Hidden size of the base.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// The values of a tensor.
+    ///
+    /// # Panics
+    /// If there is none of that name.
+    pub fn get(&self, name: &str) -> &[f32] {
+        self.tensors.get(name).unwrap_or_else(|| panic!("no tensor {name} in an adapter"))
+    }
+
+    /// The bytes of an adapter file; `dtype` is [`Dtype::F32`] or [`Dtype::BF16`].
+    ///
+    /// # Errors
+    /// Values that the format refuses.
+    pub fn to_bytes(&self, dtype: Dtype) -> Result<Vec<u8>> {
+        let fail = |e: infini_format::tensors::TensorError| Error::Model(e.to_string());
+        let mut tensors = Vec::new();
+        for (name, shape) in self.config.parameters(self.width) {
+            let data = self.get(name);
+            let t = if dtype == Dtype::BF16 { Tensor::bf16(&shape, data) } else { Tensor::f32(&shape, data) };
+            tensors.push((name, t.map_err(fail)?));
+        }
+        let views: Vec<(&str, TensorView)> = tensors.iter().map(|(n, t)| (*n, t.view())).collect();
+        let text = |s: &str| s.to_string();
+        let metadata = BTreeMap::from([
+            (text("format"), text(FORMAT)),
+            (text("version"), text(VERSION)),
+            (text("base"), self.base.clone()),
+            (text("hidden_size"), self.width.to_string()),
+            (text("config"), serde_json::to_string(&self.config).expect("sizes are plain data")),
+        ]);
+        serialize(&views, &metadata).map_err(fail)
+    }
+
+    /// Reads the bytes of an adapter file.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn parse(bytes: Vec<u8>) -> Result<Self> {
+        let file = TensorFile::parse(bytes).map_err(|e| Error::Model(e.to_string()))?;
+        let text = |key: &str| file.metadata.get(key).map_or("", String::as_str);
+        if text("format") != FORMAT || text("version") != VERSION {
+            let (format, version) = (text("format"), text("version"));
+            return Err(Error::Model(format!(
+                "is no {FORMAT} of version {VERSION}: format {format:?}, version {version:?}"
+            )));
+        }
+        if !is_hash(text("base")) {
+            return Err(Error::Model("names no base: base is not a SHA-256".into()));
+        }
+        let config: AdapterConfig =
+            serde_json::from_str(text("config")).map_err(|e| Error::Model(format!("config: {e}")))?;
+        let width = text("hidden_size").parse::<usize>().ok().filter(|d| (1..=1 << 16).contains(d));
+        let width = width.ok_or_else(|| Error::Model("hidden_size is no width".into()))?;
+        let mut tensors = BTreeMap::new();
+        for (name, t) in file.iter() {
+            let data = t.to_f32().map_err(|e| Error::Model(format!("{name}: {e}")))?;
+            tensors.insert(name.to_string(), data);
+        }
+        Adapter::new(config, text("base").to_string(), width, tensors)
+    }
+
+    /// Writes an adapter file atomically.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn save(&self, path: &Path, dtype: Dtype) -> Result<()> {
+        io::atomic_write(&RealIo, path, PUBLIC, &self.to_bytes(dtype)?).map_err(|e| Error::Model(e.to_string()))
+    }
+}
+
+impl Loaded {
+    /// Puts the adapter of a file onto the model. Memory files then belong to both.
+    ///
+    /// # Errors
+    /// A file that is damaged or no adapter; one of another base.
+    pub fn attach(&mut self, path: &Path) -> Result<()> {
+        let at = |e: Error| Error::Model(format!("bad adapter: {}: {e}", path.display()));
+        let bytes = io::read(&RealIo, path, MAX_FILE).map_err(|e| Error::Model(e.to_string()))?;
+        let hash = sha256(&bytes);
+        let adapter = Adapter::parse(bytes).map_err(at)?;
+        if adapter.base != self.identity.weights {
+            return Err(Error::Model(format!(
+                "this adapter belongs to another model: {}: it was made for weights {}, these are {}",
+                path.display(),
+                infini_format::hash::short(&adapter.base),
+                infini_format::hash::short(&self.identity.weights)
+            )));
+        }
+        self.model.attach(adapter).map_err(at)?;
+        self.identity.adapter = Some(hash);
+        self.identity.config = sha256(&folder::canonical(self.model.config()));
+        self.identity.segment_len = self.model.config().infini.segment_len;
+        Ok(())
+    }
+}

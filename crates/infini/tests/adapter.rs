@@ -1,0 +1,208 @@
+//! A base with an adapter: the base untouched inside the first span, one state for both, bound to each other.
+
+use std::collections::BTreeMap;
+
+use infini::config::{Activation, Attention};
+use infini::folder;
+use infini::model::{Model, Want};
+use infini::state::State;
+use infini::text::Tokenizer;
+use infini::{Adapter, AdapterConfig, InfiniConfig, ModelConfig, Weights};
+use infini_format::io::RealIo;
+use infini_format::memory::MemoryHeader;
+use infini_format::tensors::Dtype;
+
+const V: usize = 256;
+
+fn base() -> (ModelConfig, Weights) {
+    let config = ModelConfig {
+        vocab_size: V,
+        hidden_size: 24,
+        num_hidden_layers: 4,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        head_dim: 8,
+        intermediate_size: 20,
+        hidden_act: Activation::Silu,
+        rope_theta: 1e4,
+        rms_norm_eps: 1e-6,
+        tie_word_embeddings: true,
+        qkv_bias: false,
+        max_position_embeddings: 0,
+        attention: Attention::Full,
+        infini: InfiniConfig::default(),
+    };
+    let weights = Weights::init(&config, 3);
+    (config, weights)
+}
+
+fn adapter(base: &str, seed: f64) -> Adapter {
+    let config = AdapterConfig {
+        layer: 1,
+        segment_len: 8,
+        sink: 2,
+        heads: 2,
+        value_width: 6,
+        place_width: 3,
+        word_width: 4,
+        before: 5,
+        after: 4,
+    };
+    let numbers = |(i, (name, shape)): (usize, (&'static str, Vec<usize>))| {
+        let n: usize = shape.iter().product();
+        let x = (0..n).map(|j| ((j as f64 + 1.0) * (seed + 0.61 * i as f64)).sin() as f32);
+        (name.to_string(), x.collect())
+    };
+    let tensors: BTreeMap<_, _> = config.parameters(24).into_iter().enumerate().map(numbers).collect();
+    Adapter::new(config, base.into(), 24, tensors).unwrap()
+}
+
+fn adapted() -> Model {
+    let (config, weights) = base();
+    let mut model = Model::new(config, weights).unwrap();
+    model.attach(adapter(&"0".repeat(64), 0.3)).unwrap();
+    model
+}
+
+fn tokens(n: usize, seed: u32) -> Vec<u32> {
+    (0..n as u32).map(|i| (i.wrapping_mul(2_654_435_761).wrapping_add(seed * 40_503) >> 16) % V as u32).collect()
+}
+
+fn error(x: &[f32], y: &[f32]) -> f32 {
+    assert_eq!(x.len(), y.len());
+    x.iter().zip(y).fold(0f32, |m, (x, y)| m.max((x - y).abs()))
+}
+
+#[test]
+fn the_first_span_is_the_bases_own() {
+    let (config, weights) = base();
+    let plain = Model::new(config, weights).unwrap();
+    let adapted = adapted();
+    let x = tokens(60, 1);
+    let mut narrow = Model::new(base().0, base().1).unwrap();
+    narrow.narrow(8, 2).unwrap();
+    let run = |m: &Model| m.forward(&mut m.state(1), &x, Want::All);
+    let (with, window, full) = (run(&adapted), run(&narrow), run(&plain));
+    assert!(with[..16 * V] == window[..16 * V], "the memory is felt inside the first span");
+    assert!(error(&with[..16 * V], &full[..16 * V]) < 1e-5, "the window is felt inside the first span");
+    assert!(error(&with[17 * V..], &window[17 * V..]) > 1e-3, "the memory is never felt");
+    let mut state = adapted.state(1);
+    state.set_knock_out(true);
+    assert!(adapted.forward(&mut state, &x, Want::All) == window, "knocked out, but not silent");
+    // up to the span in one call there is only one way to compute: bit for bit
+    let short = &x[..8];
+    let run = |m: &Model| m.forward(&mut m.state(1), short, Want::All);
+    assert!(run(&adapted) == run(&plain), "another computation inside the first segment");
+}
+
+#[test]
+fn splits_rows_and_documents_change_nothing() {
+    let model = adapted();
+    let x = tokens(75, 2);
+    let whole = model.forward(&mut model.state(1), &x, Want::All);
+    for cuts in [&[1, 2, 30, 33, 64][..], &[8, 16, 24], &[70, 71, 72, 73, 74]] {
+        let (mut state, mut parts, mut from) = (model.state(1), Vec::new(), 0);
+        for to in cuts.iter().copied().chain([75]) {
+            parts.extend(model.forward(&mut state, &x[from..to], Want::All));
+            from = to;
+        }
+        assert!(error(&parts, &whole) < 1e-4, "{cuts:?}: {}", error(&parts, &whole));
+    }
+    let other = tokens(75, 3);
+    let mut state = model.state(2);
+    let both = model.forward(&mut state, &[other.clone(), x.clone()].concat(), Want::All);
+    assert!(error(&both[75 * V..], &whole) < 1e-4);
+    let mut state = model.state(1);
+    model.forward(&mut state, &other[..21], Want::Nothing);
+    state.start_document(0);
+    let carried = model.forward(&mut state, &x[..50], Want::All);
+    let mut clean = model.state(1);
+    model.forward(&mut clean, &tokens(21, 9), Want::Nothing);
+    clean.start_document(0);
+    assert!(error(&carried, &model.forward(&mut clean, &x[..50], Want::All)) < 1e-5, "an old document is felt");
+}
+
+#[test]
+fn skimming_is_exact_once_the_layers_above_have_caught_up() {
+    let model = adapted();
+    let x = tokens(120, 4);
+    let mut whole = model.state(1);
+    let expected = model.forward(&mut whole, &x, Want::All);
+    let above = model.layers_above_memory().unwrap();
+    assert_eq!(above, 2);
+    let mut state = model.state(1);
+    model.forward(&mut state, &x[..8], Want::Nothing);
+    model.skim(&mut state, &x[8..88]);
+    let got = model.forward(&mut state, &x[88..], Want::All);
+    let exact = above * 8;
+    assert!(error(&got[exact * V..], &expected[(88 + exact) * V..]) < 1e-4);
+    assert!(error(&got[..8 * V], &expected[88 * V..96 * V]) > 1e-4, "nothing was skipped");
+    let more = tokens(40, 5);
+    let (a, b) = (model.forward(&mut state, &more, Want::All), model.forward(&mut whole, &more, Want::All));
+    assert!(error(&a, &b) < 1e-4);
+}
+
+#[test]
+fn adapters_and_memories_know_whose_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("model");
+    let (config, weights) = base();
+    let tokenizer = Tokenizer::train(std::iter::empty(), V).unwrap();
+    folder::save(&home, &config, &weights, &tokenizer.to_json(), Dtype::F32).unwrap();
+    let load = || folder::load(&home).unwrap();
+    let mut loaded = load();
+    let weights_hash = loaded.identity.weights.clone();
+    let [ours, second, foreign] = ["ours", "second", "foreign"].map(|n| dir.path().join(n));
+    adapter(&weights_hash, 0.3).save(&ours, Dtype::F32).unwrap();
+    adapter(&weights_hash, 0.4).save(&second, Dtype::BF16).unwrap();
+    adapter(&"1".repeat(64), 0.3).save(&foreign, Dtype::F32).unwrap();
+    let e = load().attach(&foreign).unwrap_err().to_string();
+    assert!(e.contains("belongs to another model") && e.contains(&weights_hash[..8]), "{e}");
+    assert!(load().attach(&home.join("config.json")).is_err());
+
+    loaded.attach(&ours).unwrap();
+    let mut state = loaded.model.state(1);
+    loaded.model.forward(&mut state, &tokens(53, 6), Want::Last);
+    let path = dir.path().join("a.mem");
+    let header = MemoryHeader {
+        partner: loaded.identity.clone(),
+        generation: 1,
+        position: 53,
+        sources: Vec::new(),
+        settings: serde_json::Value::Null,
+    };
+    state.save(&RealIo, &path, &header, None).unwrap();
+    let (mut restored, _) = State::load(&loaded.model, &loaded.identity, &RealIo, &path).unwrap();
+    let go_on = |s: &mut State| loaded.model.forward(s, &tokens(40, 7), Want::All);
+    assert!(go_on(&mut restored) == go_on(&mut state), "a restored memory goes on differently");
+
+    let mut other = load();
+    let refused = |l: &folder::Loaded| State::load(&l.model, &l.identity, &RealIo, &path).unwrap_err().to_string();
+    assert!(refused(&other).contains("adapter"), "{}", refused(&other));
+    other.attach(&second).unwrap();
+    assert!(refused(&other).contains("adapter"), "{}", refused(&other));
+}
+
+#[test]
+fn damaged_adapters_are_refused() {
+    let a = adapter(&"0".repeat(64), 0.3);
+    let bytes = a.to_bytes(Dtype::F32).unwrap();
+    assert_eq!(Adapter::parse(bytes.clone()).unwrap(), a);
+    assert!(Adapter::parse(bytes[..bytes.len() - 4].to_vec()).is_err());
+    let text = String::from_utf8_lossy(&bytes[8..]).into_owned();
+    let at = |needle: &str| 8 + text.find(needle).unwrap();
+    for (needle, new) in [
+        ("infini-adapter", "infini-wrapper"),
+        ("\\\"heads\\\":2", "\\\"heads\\\":3"),
+        ("\\\"layer\\\":1", "\\\"lager\\\":1"),
+        ("00000000", "0000000x"),
+    ] {
+        let mut bad = bytes.clone();
+        bad[at(needle)..][..new.len()].copy_from_slice(new.as_bytes());
+        assert!(Adapter::parse(bad).is_err(), "{needle}");
+    }
+    let mut nan = bytes.clone();
+    let n = nan.len();
+    nan[n - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    assert!(Adapter::parse(nan).unwrap_err().to_string().contains("NaN"));
+}
