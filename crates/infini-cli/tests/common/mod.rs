@@ -56,7 +56,8 @@ impl Home {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_infini"));
         command.current_dir(self.0.path()).args(["--threads", "1"]).args(arguments);
-        command.env_remove("INFINI_MODELS").env_remove("INFINI_SIMD");
+        // what was pulled on this machine is no part of a test
+        command.env("INFINI_CACHE", self.path("cache")).env_remove("INFINI_MODELS").env_remove("INFINI_SIMD");
         command
     }
 
