@@ -67,8 +67,8 @@ pub fn find(name: &Path) -> Result<PathBuf> {
         }
     }
     bail!(
-        "no such model: {}: name a folder with --model, set INFINI_MODELS to the folder of the shipped models, \
-         or train one with `infini train`",
+        "no such model: {}: name a folder or GGUF file, set INFINI_MODELS to the folder of the shipped models, \
+         fetch one with `infini pull`, or train one with `infini train`",
         name.display()
     )
 }

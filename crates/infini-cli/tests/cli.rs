@@ -61,7 +61,7 @@ fn wrong_usage_is_2_and_failure_is_1() {
     for (arguments, what) in [
         (&["ask", "--memory", "no.mem", "question"][..], "no.mem"),
         (&["read", "no.txt", "--memory", "x.mem"], "no.txt"),
-        (&["inspect", "nowhere"], "no such model: nowhere: name a folder with --model"),
+        (&["inspect", "nowhere"], "no such model: nowhere: name a folder or GGUF file"),
         (&["demo", "--tokens", "2000", "--model", "nowhere"], "no such model: nowhere"),
         (&["check", "nowhere"], "nowhere"),
         (&["check", "."], "no golden files"),

@@ -10,14 +10,14 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// A file could not be read or written.
-    #[error("{what}: {path}: {source}")]
+    #[error("{what}: {path}: {reason}")]
     Io {
         /// What was attempted.
         what: String,
         /// Which file.
         path: PathBuf,
-        /// Why it failed.
-        source: std::io::Error,
+        /// Why it failed. The message says it already, so that it is no `source`: a chain would say it twice.
+        reason: std::io::Error,
     },
     /// A configuration value that cannot be.
     #[error("bad configuration: {field}: {why}")]
@@ -72,8 +72,8 @@ pub enum Error {
 
 impl Error {
     /// An I/O failure at `path`.
-    pub fn io(what: impl Into<String>, path: impl Into<PathBuf>, source: std::io::Error) -> Self {
-        Error::Io { what: what.into(), path: path.into(), source }
+    pub fn io(what: impl Into<String>, path: impl Into<PathBuf>, reason: std::io::Error) -> Self {
+        Error::Io { what: what.into(), path: path.into(), reason }
     }
 
     /// An unknown `name`, with the nearest of `known`.

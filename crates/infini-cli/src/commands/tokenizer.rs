@@ -105,7 +105,8 @@ fn train(inputs: &[PathBuf], vocab_size: usize, unwrap: bool, out: &Path) -> Res
 
 /// The tokenizer of a file or of a model folder.
 pub fn load(path: &Path) -> Result<text::Tokenizer> {
-    let mut path = if path.is_file() { path.to_path_buf() } else { models::find(path)? };
+    let found = || models::find(path).with_context(|| format!("no such tokenizer: {}", path.display()));
+    let mut path = if path.is_file() { path.to_path_buf() } else { found()? };
     if path.extension().is_some_and(|e| e == "gguf") {
         return Ok(infini::folder::parts(&path)?.tokenizer);
     }
