@@ -103,6 +103,30 @@ pub(crate) fn window_start(config: &ModelConfig, kind: LayerKind, position: u64)
     (position / s).saturating_sub(config.infini.span as u64 - 1) * s
 }
 
+/// Every buffer of a layer in the order of [`NAMES`]: one list for both ways to borrow them.
+macro_rules! buffers {
+    ($layer:ident, $recall:ident, $($borrow:tt)+) => {{
+        let own = [
+            $($borrow)+ $layer.m,
+            $($borrow)+ $layer.z,
+            $($borrow)+ $layer.k,
+            $($borrow)+ $layer.v,
+            $($borrow)+ $layer.w,
+            $($borrow)+ $layer.a,
+            $($borrow)+ $layer.conv,
+            $($borrow)+ $layer.sink_k,
+            $($borrow)+ $layer.sink_v,
+            $($borrow)+ $layer.own_k,
+            $($borrow)+ $layer.own_v,
+            $($borrow)+ $layer.own_k_tail,
+            $($borrow)+ $layer.own_v_tail,
+            $($borrow)+ $layer.store_k,
+            $($borrow)+ $layer.store_v,
+        ];
+        own.into_iter().chain($layer.recall.$recall()).collect()
+    }};
+}
+
 impl LayerState {
     fn new(config: &ModelConfig, adapter: Option<&AdapterConfig>, l: usize, batch: usize) -> Self {
         let adapter = adapter.filter(|a| a.layer == l);
@@ -188,50 +212,11 @@ impl LayerState {
     }
 
     fn buffers(&self) -> Vec<&Vec<f32>> {
-        let LayerState {
-            m,
-            z,
-            k,
-            v,
-            w,
-            a,
-            conv,
-            sink_k,
-            sink_v,
-            own_k,
-            own_v,
-            own_k_tail,
-            own_v_tail,
-            store_k,
-            store_v,
-            ..
-        } = self;
-        let own = [m, z, k, v, w, a, conv, sink_k, sink_v, own_k, own_v, own_k_tail, own_v_tail, store_k, store_v];
-        own.into_iter().chain(self.recall.buffers()).collect()
+        buffers!(self, buffers, &)
     }
 
     fn buffers_mut(&mut self) -> Vec<&mut Vec<f32>> {
-        let LayerState {
-            m,
-            z,
-            k,
-            v,
-            w,
-            a,
-            conv,
-            sink_k,
-            sink_v,
-            own_k,
-            own_v,
-            own_k_tail,
-            own_v_tail,
-            store_k,
-            store_v,
-            recall,
-            ..
-        } = self;
-        let own = [m, z, k, v, w, a, conv, sink_k, sink_v, own_k, own_v, own_k_tail, own_v_tail, store_k, store_v];
-        own.into_iter().chain(recall.buffers_mut()).collect()
+        buffers!(self, buffers_mut, &mut)
     }
 }
 
@@ -322,7 +307,8 @@ impl State {
 
     /// Bytes of the memories alone, compressed ones and stores, without the window: what the paper counts.
     pub fn memory_bytes(&self) -> usize {
-        let floats = |l: &LayerState| l.m.len() + l.z.len() + l.store_k.len() + l.store_v.len();
+        let compressed = |l: &LayerState| l.m.len() + l.z.len() + l.recall.m.len() + l.recall.z.len();
+        let floats = |l: &LayerState| compressed(l) + l.store_k.len() + l.store_v.len();
         4 * self.layers.iter().map(floats).sum::<usize>()
     }
 
