@@ -3,7 +3,8 @@
 use std::cell::RefCell;
 
 use super::*;
-use crate::state::LayerWrites;
+use crate::eval::template::Template;
+use crate::tasks::filler::Source;
 use crate::tasks::tests::tokenizer;
 
 const SEGMENT: usize = 64;
