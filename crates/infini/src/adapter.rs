@@ -6,7 +6,8 @@
 //! stands, from the layer's input one token earlier) and of the words around it (a pool of token embeddings), so
 //! that facts with different names do not mix. Equations (29)–(32) of `docs/math.md`.
 //!
-//! While nothing has left the window nothing is read: inside the first span the logits are the base's, bit by bit.
+//! While nothing has left the window nothing is read: inside the first span the logits are those of the base with that
+//! window, bit by bit, and the base's own but for the order of sums; inside the first segment these, too, bit by bit.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -98,7 +99,7 @@ impl AdapterConfig {
         ]
     }
 
-    /// The window that the base gets.
+    /// The window that the base gets: two segments with attention sinks.
     pub fn window(&self) -> InfiniConfig {
         InfiniConfig { segment_len: self.segment_len, span: 2, lag: 1, sink: self.sink, ..InfiniConfig::default() }
     }

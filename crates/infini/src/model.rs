@@ -121,16 +121,15 @@ impl Model {
         })
     }
 
-    /// Gives every layer a window of two segments with attention sinks instead of full attention.
+    /// Gives every layer this window instead of full attention.
     ///
     /// # Errors
     /// A model that has a memory or a convolution of its own; sizes that cannot be.
-    pub fn narrow(&mut self, segment_len: usize, sink: usize) -> Result<()> {
+    pub fn narrow(&mut self, window: InfiniConfig) -> Result<()> {
         if self.config.attention == Kind::Infini || self.config.infini.conv > 0 {
             return Err(Error::Model("has a memory of its own: only a plain decoder can be given a window".into()));
         }
-        let infini = InfiniConfig { segment_len, span: 2, lag: 1, sink, ..InfiniConfig::default() };
-        let config = ModelConfig { attention: Kind::Local, infini, ..self.config.clone() };
+        let config = ModelConfig { attention: Kind::Local, infini: window, ..self.config.clone() };
         config.check()?;
         for (l, layer) in self.layers.iter_mut().enumerate() {
             layer.attention.become_local(&config, l);
@@ -150,7 +149,7 @@ impl Model {
             let (d, width) = (self.config.hidden_size, adapter.width());
             return Err(Error::Model(format!("the adapter is for a hidden size of {width}, the model's is {d}")));
         }
-        self.narrow(c.segment_len, c.sink)?;
+        self.narrow(c.window())?;
         self.recall = Some(Recall::new(&adapter));
         Ok(())
     }

@@ -80,7 +80,7 @@ fn the_first_span_is_the_bases_own() {
     let adapted = adapted();
     let x = tokens(60, 1);
     let mut narrow = Model::new(base().0, base().1).unwrap();
-    narrow.narrow(8, 2).unwrap();
+    narrow.narrow(adapter("", 0.7).config().window()).unwrap();
     let run = |m: &Model| m.forward(&mut m.state(1), &x, Want::All);
     let (with, window, full) = (run(&adapted), run(&narrow), run(&plain));
     assert!(with[..16 * V] == window[..16 * V], "the memory is felt inside the first span");

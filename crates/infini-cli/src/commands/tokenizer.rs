@@ -108,7 +108,7 @@ pub fn load(path: &Path) -> Result<text::Tokenizer> {
     let found = || models::find(path).with_context(|| format!("no such tokenizer: {}", path.display()));
     let mut path = if path.is_file() { path.to_path_buf() } else { found()? };
     if path.extension().is_some_and(|e| e == "gguf") {
-        return Ok(infini::folder::parts(&path)?.tokenizer);
+        return Ok(infini::pretrained::gguf_tokenizer(&path)?);
     }
     if path.is_dir() {
         path.push("tokenizer.json");

@@ -104,7 +104,7 @@ pub fn adapt(
 ) -> Result<AdaptSummary> {
     config.check()?;
     config.adapter.check(base.model.config())?;
-    base.model.narrow(config.adapter.segment_len, config.adapter.sink)?;
+    base.model.narrow(config.adapter.window())?;
     let out = options.out;
     let dir = out.join("pool");
     let unfinished =
