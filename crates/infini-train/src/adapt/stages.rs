@@ -348,7 +348,8 @@ impl<'a> Stages<'a> {
                 f32::from(u8::from(seen))
             })
         });
-        Rows { visible: visible.collect(), docs: docs.clone(), keys, queries, together }
+        let visible = visible.collect();
+        Rows { visible, docs, keys, queries, together }
     }
 
     /// The loss of a stage over documents.
@@ -358,7 +359,8 @@ impl<'a> Stages<'a> {
         let n_docs = docs.len();
         // write gates of every remembered token
         let x: Vec<f32> = docs.iter().flat_map(|i| &self.documents[*i].x).copied().collect();
-        let x = constant(x.clone(), [x.len() / d, d], device);
+        let tokens = x.len() / d;
+        let x = constant(x, [tokens, d], device);
         let first: Vec<usize> = docs
             .iter()
             .scan(0, |at, i| {
