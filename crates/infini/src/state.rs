@@ -92,6 +92,18 @@ impl LayerWrites {
     fn new(layer: usize, heads: usize) -> Self {
         LayerWrites { layer, tokens: 0, open: vec![0; heads], strength: vec![0.0; heads] }
     }
+
+    /// Counts the strengths of some tokens of one row, `[n, heads]`.
+    pub(crate) fn count(&mut self, strengths: &[f32]) {
+        let heads = self.open.len();
+        self.tokens += (strengths.len() / heads) as u64;
+        for strengths in strengths.chunks_exact(heads) {
+            for (head, s) in strengths.iter().enumerate() {
+                self.open[head] += u64::from(*s > 0.0);
+                self.strength[head] += f64::from(*s);
+            }
+        }
+    }
 }
 
 /// First position of the window at `position`.

@@ -271,7 +271,9 @@ impl Attention {
                 append(&mut state.own_k, &piece.own.k, heads * width);
                 append(&mut state.own_v, &piece.own.v, heads * width);
             }
-            count_writes(state, &piece.w, p, done, n);
+            for row in 0..b {
+                state.writes.count(&piece.w[(row * t + done) * heads..][..n * heads]);
+            }
         }
 
         let kv = |data, stride: usize| Heads::new(data, [b, len, hkv, d], [stride, hkv * d, d]);
@@ -429,17 +431,4 @@ fn resets(doc_start: &[u64], start: u64, len: usize) -> Option<Vec<u8>> {
         flags[row * len + (s - start) as usize] = 1;
     }
     Some(flags)
-}
-
-fn count_writes(state: &mut LayerState, w: &[f32], p: &Place, done: usize, n: usize) {
-    let hkv = p.config.memory_shape().1;
-    state.writes.tokens += (p.batch * n) as u64;
-    for row in 0..p.batch {
-        for strengths in w[(row * p.tokens + done) * hkv..][..n * hkv].chunks(hkv) {
-            for (head, s) in strengths.iter().enumerate() {
-                state.writes.open[head] += u64::from(*s > 0.0);
-                state.writes.strength[head] += f64::from(*s);
-            }
-        }
-    }
 }

@@ -181,15 +181,8 @@ impl Recall {
                     self.read(p.config, embed, state, (row, whose, b), at, h, &mut y[from * width..][..n * width]);
                 }
             }
-            writes.tokens += (b * n) as u64;
             for row in 0..b {
-                for g in gate[(row * t + done) * self.config.heads..][..n * self.config.heads].chunks(self.config.heads)
-                {
-                    for (head, g) in g.iter().enumerate() {
-                        writes.open[head] += u64::from(*g > 0.0);
-                        writes.strength[head] += f64::from(*g);
-                    }
-                }
+                writes.count(&gate[(row * t + done) * self.config.heads..][..n * self.config.heads]);
             }
             if (position + n as u64).is_multiple_of(s as u64) && at + n == 2 * s {
                 for row in 0..b {
