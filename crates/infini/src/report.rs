@@ -201,29 +201,43 @@ fn perplexities(runs: &[Run]) -> Option<String> {
         "minus the first run, ± SD over documents",
         "better in",
     ];
+    perplexity_table(&headings, runs, |run, v, first| {
+        let beside = |reads: &str| {
+            let other = run.perplexity(reads).and_then(|o| difference(o, v, "/loss"));
+            other.map_or("–".into(), |d| format!("{:+.4}", d.mean))
+        };
+        let [memory, state] = ["memory_bytes", "state_bytes"].map(|k| number(&v[k], 0));
+        let loss = number(&v["loss"], 4);
+        let rest = [("perplexity", 2), ("word_perplexity", 1), ("bits_per_byte", 4)].map(|(k, d)| number(&v[k], d));
+        let mut row = vec![run.name.clone(), memory, state, loss];
+        row.extend(rest);
+        row.extend([beside("nothing"), beside("swapped"), number(&v["tokens_per_second"], 0)]);
+        row.extend(minus(v, first, "/loss"));
+        row
+    })
+}
+
+/// A row for every run whose perplexity was measured, beside the first run's if that is another.
+fn perplexity_table(
+    headings: &[&str],
+    runs: &[Run],
+    row: impl Fn(&Run, &Value, Option<&Value>) -> Vec<String>,
+) -> Option<String> {
     let first = runs[0].perplexity("own");
-    let rows: Vec<Vec<String>> = runs
-        .iter()
-        .filter_map(|run| {
-            let v = run.perplexity("own")?;
-            let beside = |reads: &str| {
-                let other = run.perplexity(reads).and_then(|o| difference(o, v, "/loss"));
-                other.map_or("–".into(), |d| format!("{:+.4}", d.mean))
-            };
-            let paired = first.filter(|f| !std::ptr::eq(*f, v)).and_then(|f| difference(v, f, "/loss"));
-            let (mean, better) = paired.map_or(("–".into(), "–".into()), |d| {
-                (format!("{:+.4} ± {:.4}", d.mean, d.spread), format!("{} of {}", d.below, d.n))
-            });
-            let [memory, state] = ["memory_bytes", "state_bytes"].map(|k| number(&v[k], 0));
-            let loss = number(&v["loss"], 4);
-            let rest = [("perplexity", 2), ("word_perplexity", 1), ("bits_per_byte", 4)].map(|(k, d)| number(&v[k], d));
-            let mut row = vec![run.name.clone(), memory, state, loss];
-            row.extend(rest);
-            row.extend([beside("nothing"), beside("swapped"), number(&v["tokens_per_second"], 0), mean, better]);
-            Some(row)
-        })
-        .collect();
-    (!rows.is_empty()).then(|| table(&headings.map(String::from), &rows))
+    let of = |run: &Run| {
+        let v = run.perplexity("own")?;
+        Some(row(run, v, first.filter(|f| !std::ptr::eq(*f, v))))
+    };
+    let rows: Vec<Vec<String>> = runs.iter().filter_map(of).collect();
+    let headings: Vec<String> = headings.iter().map(|h| h.to_string()).collect();
+    (!rows.is_empty()).then(|| table(&headings, &rows))
+}
+
+/// Mean difference from `first` over documents with its spread, and in how many of them it is below.
+fn minus(v: &Value, first: Option<&Value>, pointer: &str) -> [String; 2] {
+    first.and_then(|f| difference(v, f, pointer)).map_or(["–".into(), "–".into()], |d| {
+        [format!("{:+.4} ± {:.4}", d.mean, d.spread), format!("{} of {}", d.below, d.n)]
+    })
 }
 
 fn recurring(runs: &[Run]) -> Option<String> {
@@ -238,24 +252,14 @@ fn recurring(runs: &[Run]) -> Option<String> {
         "word beyond, minus the first run",
         "better in",
     ];
-    let first = runs[0].perplexity("own");
-    let rows: Vec<Vec<String>> = runs
-        .iter()
-        .filter_map(|run| {
-            let v = run.perplexity("own")?;
-            let mut row = vec![run.name.clone()];
-            for unit in ["words_seen", "pairs_seen"] {
-                row.extend(["new", "window", "beyond"].map(|class| number(&v[unit][class]["loss"], 4)));
-            }
-            let paired =
-                first.filter(|f| !std::ptr::eq(*f, v)).and_then(|f| difference(v, f, "/words_seen/beyond/loss"));
-            row.extend(paired.map_or(["–".into(), "–".into()], |d| {
-                [format!("{:+.4} ± {:.4}", d.mean, d.spread), format!("{} of {}", d.below, d.n)]
-            }));
-            Some(row)
-        })
-        .collect();
-    (!rows.is_empty()).then(|| table(&headings.map(String::from), &rows))
+    perplexity_table(&headings, runs, |run, v, first| {
+        let mut row = vec![run.name.clone()];
+        for unit in ["words_seen", "pairs_seen"] {
+            row.extend(["new", "window", "beyond"].map(|class| number(&v[unit][class]["loss"], 4)));
+        }
+        row.extend(minus(v, first, "/words_seen/beyond/loss"));
+        row
+    })
 }
 
 fn copies(runs: &[Run]) -> Option<String> {
