@@ -28,9 +28,9 @@ pub struct Inputs<'a> {
     pub a: Option<&'a [f32]>,
     /// Null slot `[Hkv]`, none = 0.
     pub c: Option<&'a [f32]>,
-    /// Mix logits `[H]` of [`Mix::Head`](crate::Mix::Head).
+    /// Mix logits `[H]` of [`Mix::Head`].
     pub beta: Option<&'a [f32]>,
-    /// Mix logits `[B, T, H]` of [`Mix::Token`](crate::Mix::Token).
+    /// Mix logits `[B, T, H]` of [`Mix::Token`].
     pub gate: Option<&'a [f32]>,
     /// Projections `[Hkv, D, Fw]` of the softmax pair.
     pub fmap_w: Option<&'a [f32]>,
