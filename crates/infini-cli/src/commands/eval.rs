@@ -5,6 +5,7 @@ mod documents;
 mod mqar;
 mod passkey;
 mod perplexity;
+mod subject;
 mod summarize;
 
 use anyhow::Result;

@@ -48,7 +48,7 @@ pub struct Row {
 /// Evaluates; passages and gaps come from different places of the same document.
 ///
 /// # Errors
-/// Documents that are all too short for the longest gap.
+/// Documents that are all too short for the longest gap, or full attention that has no room for it.
 pub fn run(model: &Model, documents: &[Document], o: &Options, progress: &mut dyn FnMut(u64, u64)) -> Result<Vec<Row>> {
     let longest = o.gaps.iter().max().copied().unwrap_or(0);
     let least = longest + 2 * PASSAGE + LEAD;
@@ -56,6 +56,7 @@ pub fn run(model: &Model, documents: &[Document], o: &Options, progress: &mut dy
     if long.is_empty() || o.gaps.is_empty() || o.samples == 0 || o.batch == 0 {
         return Err(Error::Input(format!("nothing to evaluate: no document of {least} tokens, no gap or no sample")));
     }
+    model.check_room(&model.state(1), least)?;
     let total = (o.gaps.len() * o.samples) as u64;
     let mut done = 0;
     let rows = o.gaps.iter().map(|gap| {

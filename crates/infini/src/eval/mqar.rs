@@ -50,7 +50,7 @@ pub struct Row {
 /// Evaluates. `progress` is told the inputs done and to be done.
 ///
 /// # Errors
-/// A vocabulary beyond the model's, inputs too short for their pairs, nothing to evaluate.
+/// A vocabulary beyond the model's, inputs too short for their pairs or too long for full attention, nothing to evaluate.
 pub fn run(model: &Model, o: &Options, progress: &mut dyn FnMut(u64, u64)) -> Result<Vec<Row>> {
     if o.lengths.is_empty() || o.pairs.is_empty() || o.samples == 0 || o.batch == 0 {
         let why = "nothing to evaluate: give at least one length, one number of pairs, one sample and a batch of 1";
@@ -61,6 +61,7 @@ pub fn run(model: &Model, o: &Options, progress: &mut dyn FnMut(u64, u64)) -> Re
         let why = format!("vocabulary {}: the model knows {most} tokens: choose that or fewer", o.task.vocab_size);
         return Err(Error::Input(why));
     }
+    model.check_room(&model.state(1), o.lengths.iter().copied().max().unwrap_or(0))?;
     let mut tasks = Vec::new();
     for length in &o.lengths {
         for pairs in &o.pairs {

@@ -32,14 +32,18 @@ use report::{add_writes, rates};
 /// Evaluates. `progress` is told the tokens read and to be read.
 ///
 /// # Errors
-/// Options that cannot be, a length that does not hold the prompt, filler that cannot be had.
+/// Options that cannot be, a length that does not hold the prompt or that full attention has no room for, filler that
+/// cannot be had.
 pub fn run(
     model: &Model,
     tokenizer: &Tokenizer,
     options: &Options,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Report> {
-    evaluate(model, model.config().infini.segment_len, tokenizer, options, progress)
+    let longest = options.lengths.iter().max().map_or(0, |n| n + options.digits[1] + SPARE);
+    model.check_room(&model.state(1), longest)?;
+    let segment = if model.grows() { FULL_SEGMENT } else { model.config().infini.segment_len };
+    evaluate(model, segment, tokenizer, options, progress)
 }
 
 /// What is evaluated: something that reads tokens and answers. The model, or a test's stand-in.
@@ -95,6 +99,8 @@ impl Reader for Model {
 
 /// Tokens of all rows that are read at once.
 const PIECE: usize = 4096;
+/// Full attention knows no segments: its inputs are drawn with those that adapters have.
+const FULL_SEGMENT: usize = 256;
 /// Tokens of an answer beyond the digits: a blank, a full stop, one to spare.
 const SPARE: usize = 3;
 /// Generated prose of evaluations begins at this seed; training takes 0.

@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::recurrence::{Seen, recurrence, texts};
 use crate::error::{Error, Result};
 use crate::model::{Model, Want};
-use crate::state::Reads;
+use crate::state::{Reads, State};
 use crate::text::Tokenizer;
 
 /// A document to be scored.
@@ -19,7 +19,7 @@ pub struct Document {
 }
 
 /// What to do with it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// What reads of the memory give. With [`Reads::Swapped`] two documents are read in lockstep, each with the other's
     /// memory, as far as the shorter one goes.
@@ -27,11 +27,14 @@ pub struct Options {
     /// Score windows of so many tokens that each start from nothing, instead of the whole document: the first token of a
     /// window is not scored, an incomplete last window is left out.
     pub context: Option<usize>,
+    /// Tokens that are read before every document; none of them is scored, nor the document's first. Positions count
+    /// from the document's beginning.
+    pub before: Vec<u32>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { reads: Reads::Own, context: None }
+        Options { reads: Reads::Own, context: None, before: Vec::new() }
     }
 }
 
@@ -108,6 +111,8 @@ struct Classes {
     distances: Vec<(u64, f64)>,
 }
 
+/// Tokens that are read at once.
+const PIECE: usize = 1024;
 /// Width of the first bucket of positions.
 const FIRST: u64 = 128;
 
@@ -124,12 +129,20 @@ fn add_at(to: &mut Vec<(u64, f64)>, i: usize, loss: f64) {
 }
 
 impl Sums {
-    /// Adds a document's losses (NaN: not scored) of tokens 0….
-    fn add(&mut self, model: &Model, document: &[u32], losses: &[f32], tokenizer: &Tokenizer, texts: &[String]) {
+    /// Adds a document's losses (NaN: not scored) of tokens 0…; `before` tokens were read before it.
+    fn add(
+        &mut self,
+        model: &Model,
+        (before, document): (usize, &[u32]),
+        losses: &[f32],
+        tokenizer: &Tokenizer,
+        texts: &[String],
+    ) {
         let i = &model.config().infini;
         let (s, span) = (i.segment_len, i.span);
         // what the prediction of token t sees: the window of the token before it
-        let visible = |t: usize| (t.saturating_sub(1) / s).saturating_sub(span - 1) * s;
+        let visible =
+            |t: usize| (((before + t.saturating_sub(1)) / s).saturating_sub(span - 1) * s).saturating_sub(before);
         let r = recurrence(document, texts, visible);
         let mut scored = Vec::with_capacity(losses.len());
         for (t, loss) in losses.iter().enumerate().filter(|(_, l)| !l.is_nan()) {
@@ -216,6 +229,7 @@ impl Sums {
 ///
 /// # Errors
 /// Nothing to score: no document of two tokens (with [`Reads::Swapped`]: no two of them; with a context: none as long).
+/// Full attention that has no room for a document.
 pub fn run(
     model: &Model,
     tokenizer: &Tokenizer,
@@ -225,25 +239,42 @@ pub fn run(
 ) -> Result<(Score, Vec<Score>)> {
     let nothing = |why: &str| Err(Error::Input(format!("nothing to score: {why}")));
     let texts = texts(tokenizer);
-    let total: u64 = documents.iter().map(|d| d.tokens.len() as u64).sum();
+    let total = o.before.len() as u64 + documents.iter().map(|d| d.tokens.len() as u64).sum::<u64>();
     let mut done = 0;
     let mut step = |n: usize| {
         done += n as u64;
         progress(done, total);
     };
+    if (o.reads == Reads::Swapped || o.context.is_some()) && !o.before.is_empty() {
+        return nothing("a text before the documents goes with neither swapped memories nor windows");
+    }
+    let longest = documents.iter().map(|d| d.tokens.len()).max().unwrap_or(0);
+    model.check_room(
+        &model.state(1),
+        o.before.len() + o.context.map_or(longest, |n| n.min(longest)).saturating_sub(1),
+    )?;
     let losses: Vec<Vec<f32>> = match (o.reads, o.context) {
         (Reads::Swapped, Some(_)) => return nothing("a window that starts from nothing has no memory to swap"),
         (Reads::Swapped, None) if documents.len() < 2 => return nothing("swapping memories takes two documents"),
         (Reads::Swapped, None) => swapped(model, documents, &mut step),
         (_, Some(n)) if n < 2 => return nothing("a context has two tokens or more"),
         (_, Some(n)) => documents.iter().map(|d| windows(model, &d.tokens, n, o.reads, &mut step)).collect(),
-        _ => documents.iter().map(|d| stream(model, &[&d.tokens], o.reads, &mut step).remove(0)).collect(),
+        _ => {
+            let mut state = model.state(1);
+            state.set_reads(o.reads);
+            for piece in o.before.chunks(PIECE) {
+                model.forward(&mut state, piece, Want::Nothing);
+                step(piece.len());
+            }
+            let one = |d: &Document| stream_on(model, state.fork(), &[&d.tokens], &mut step).remove(0);
+            documents.iter().map(one).collect()
+        }
     };
     let mut all = Sums::default();
     let mut rows = Vec::new();
     for (d, losses) in documents.iter().zip(losses) {
         let mut sums = Sums::default();
-        sums.add(model, &d.tokens, &losses, tokenizer, &texts);
+        sums.add(model, (o.before.len(), &d.tokens), &losses, tokenizer, &texts);
         all.join(&sums);
         rows.push(sums.score(&d.name));
     }
@@ -255,13 +286,18 @@ pub fn run(
 
 /// Losses of every token of rows of the same length that are read in lockstep; the first is NaN.
 pub fn stream(model: &Model, rows: &[&[u32]], reads: Reads, step: &mut dyn FnMut(usize)) -> Vec<Vec<f32>> {
+    let mut state = model.state(rows.len());
+    state.set_reads(reads);
+    stream_on(model, state, rows, step)
+}
+
+/// The same of rows that go on where `state` stands.
+fn stream_on(model: &Model, mut state: State, rows: &[&[u32]], step: &mut dyn FnMut(usize)) -> Vec<Vec<f32>> {
     let (v, b) = (model.config().vocab_size, rows.len());
     let len = rows.iter().map(|r| r.len()).min().unwrap_or(0);
     let mut out = vec![vec![f32::NAN]; b];
-    let mut state = model.state(b);
-    state.set_reads(reads);
     // logits of a piece take some megabytes
-    let piece = ((4 << 20) / (v * b)).clamp(16, 1024);
+    let piece = ((4 << 20) / (v * b)).clamp(16, PIECE);
     for at in (0..len.saturating_sub(1)).step_by(piece) {
         let n = piece.min(len - 1 - at);
         let tokens: Vec<u32> = rows.iter().flat_map(|row| row[at..at + n].iter().copied()).collect();
@@ -373,6 +409,41 @@ mod tests {
         assert!(s.new.tokens > 100 && s.window.tokens > 100 && s.beyond.tokens > 100, "{s:?}");
         assert_eq!(parts(&s.by_distance), s.beyond.tokens);
         assert!(all.pairs_seen.new.tokens > s.new.tokens);
+    }
+
+    #[test]
+    fn a_text_before_the_documents_is_read_and_not_scored() {
+        let (model, documents) = (model(infini()), documents());
+        let before = documents[2].tokens[..75].to_vec();
+        let o = Options { before: before.clone(), ..Options::default() };
+        let (_, rows) = run(&model, tokenizer(), &documents[..2], &o, &mut |_, _| {}).unwrap();
+        let (_, alone) = run(&model, tokenizer(), &documents[..2], &Options::default(), &mut |_, _| {}).unwrap();
+        for ((d, row), alone) in documents.iter().zip(&rows).zip(&alone) {
+            let joined = [&before[..], &d.tokens].concat();
+            let losses = stream(&model, &[&joined], Reads::Own, &mut |_| {}).remove(0);
+            let scored = &losses[before.len() + 1..];
+            let mean = scored.iter().map(|x| f64::from(*x)).sum::<f64>() / scored.len() as f64;
+            assert!((row.loss - mean).abs() < 1e-5, "{} {mean}", row.loss);
+            assert_eq!((row.tokens, row.bytes), (alone.tokens, alone.bytes));
+            assert!((row.loss - alone.loss).abs() > 1e-4);
+        }
+        let swapped = Options { reads: Reads::Swapped, ..o };
+        assert!(run(&model, tokenizer(), &documents, &swapped, &mut |_, _| {}).is_err());
+    }
+
+    #[test]
+    fn full_attention_refuses_a_document_it_has_no_room_for() {
+        let mut config = model(infini()).config().clone();
+        (config.attention, config.max_position_embeddings) = (crate::config::Attention::Full, 100);
+        let full = Model::new(config.clone(), Weights::init(&config, 3)).unwrap();
+        let mut documents = documents();
+        let refused =
+            |documents: &[Document], o: &Options| run(&full, tokenizer(), documents, o, &mut |_, _| {}).is_err();
+        assert!(refused(&documents, &Options::default()));
+        assert!(!refused(&documents, &Options { context: Some(64), ..Options::default() }));
+        documents.iter_mut().for_each(|d| d.tokens.truncate(101));
+        assert!(!refused(&documents, &Options::default()));
+        assert!(refused(&documents, &Options { before: vec![1], ..Options::default() }));
     }
 
     #[test]

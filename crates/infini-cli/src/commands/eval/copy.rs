@@ -1,16 +1,13 @@
 //! `infini eval copy`.
 
-use std::path::PathBuf;
-
 use anyhow::Result;
 use clap::Args;
 use infini::eval::copy::{Options, run};
-use infini::state::Reads;
 use serde_json::json;
 
 use super::documents::Data;
+use super::subject::Subject;
 use crate::console::{Outcome, Table, commas, say};
-use crate::models;
 use crate::progress::Progress;
 use crate::report::JsonFlag;
 
@@ -19,9 +16,8 @@ use crate::report::JsonFlag;
 #[command(after_help = "Examples:
   infini eval copy --model runs/books --data book.txt --gaps 0,64,512,4096")]
 pub struct Copy {
-    /// Model folder
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
+    #[command(flatten)]
+    subject: Subject,
     #[command(flatten)]
     data: Data,
     /// Tokens between the two passages
@@ -30,9 +26,6 @@ pub struct Copy {
     /// Passages per gap
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     samples: u32,
-    /// Memory reads give zero
-    #[arg(long)]
-    knock_out: bool,
     /// Inputs read side by side
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=4096))]
     batch: u32,
@@ -47,13 +40,13 @@ impl Copy {
     /// Measures.
     pub fn run(&self) -> Result<Outcome> {
         self.json.check()?;
-        let loaded = models::load(&models::find(&self.model)?)?;
+        let loaded = self.subject.load()?;
         let documents = self.data.read(&loaded.tokenizer)?;
         let options = Options {
             gaps: self.gaps.clone(),
             samples: self.samples as usize,
             batch: self.batch as usize,
-            reads: if self.knock_out { Reads::Nothing } else { Reads::Own },
+            reads: self.subject.reads(),
             seed: self.seed,
         };
         let mut progress = Progress::new("copying", "passages", None);
@@ -71,8 +64,7 @@ impl Copy {
         if !self.json.on_stdout() {
             say(table)?;
         }
-        let (seed, out) = (self.seed, self.knock_out);
-        self.json.write(json!({ "model": self.model, "seed": seed, "knock_out": out, "rows": rows }))?;
+        self.json.write(self.subject.describe(json!({ "seed": self.seed, "rows": rows })))?;
         Ok(Outcome::Done)
     }
 }

@@ -1,7 +1,7 @@
 //! The documents that are scored: files, folders of them, token shards.
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -54,8 +54,15 @@ impl Data {
         Ok(all)
     }
 
-    fn texts(&self, path: &PathBuf, tokenizer: &Tokenizer, most: usize, all: &mut Vec<Document>) -> Result<()> {
-        let inputs = sources(std::slice::from_ref(path))?;
+    /// All tokens of one text, or of the texts of a folder one after the other.
+    pub fn whole(&self, path: &Path, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+        let mut all = Vec::new();
+        self.texts(path, tokenizer, usize::MAX, &mut all)?;
+        Ok(all.into_iter().flat_map(|d| d.tokens).collect())
+    }
+
+    fn texts(&self, path: &Path, tokenizer: &Tokenizer, most: usize, all: &mut Vec<Document>) -> Result<()> {
+        let inputs = sources(&[path.to_path_buf()])?;
         let only = inputs.len() == 1;
         for source in inputs {
             let mut tokens = Vec::new();

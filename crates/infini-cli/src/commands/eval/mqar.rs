@@ -1,27 +1,24 @@
 //! `infini eval mqar`.
 
-use std::path::PathBuf;
-
 use anyhow::Result;
 use clap::Args;
 use infini::eval::mqar::{Options, run};
 use infini::tasks::MqarConfig;
 use serde_json::json;
 
+use super::subject::Subject;
 use crate::console::{Outcome, Table, commas, say};
-use crate::models;
 use crate::progress::Progress;
 use crate::report::JsonFlag;
 
-/// Multi-query associative recall: pairs of tokens first, then each key once more
+/// Multi-query associative recall: pairs of tokens first, then each key once more (of models trained on it)
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   infini eval mqar --model runs/mqar --lengths 512,4096 --pairs 16,64
   infini eval mqar --model runs/mqar --knock-out")]
 pub struct Mqar {
-    /// Model folder, trained on data.task = \"mqar\"
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
+    #[command(flatten)]
+    subject: Subject,
     /// Tokens of the inputs
     #[arg(long, value_name = "N,N", value_delimiter = ',', default_values_t = [256, 1024])]
     lengths: Vec<usize>,
@@ -34,9 +31,6 @@ pub struct Mqar {
     /// Tokens that are used [default: the model's vocabulary]
     #[arg(long, value_name = "N")]
     vocab_size: Option<usize>,
-    /// Memory reads give zero
-    #[arg(long)]
-    knock_out: bool,
     /// Inputs read side by side
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=4096))]
     batch: u32,
@@ -51,7 +45,7 @@ impl Mqar {
     /// Measures.
     pub fn run(&self) -> Result<Outcome> {
         self.json.check()?;
-        let loaded = models::load(&models::find(&self.model)?)?;
+        let loaded = self.subject.load()?;
         let vocab_size = self.vocab_size.unwrap_or(loaded.model.config().vocab_size);
         let options = Options {
             task: MqarConfig { vocab_size, ..MqarConfig::default() },
@@ -59,7 +53,7 @@ impl Mqar {
             pairs: self.pairs.clone(),
             samples: self.samples as usize,
             batch: self.batch as usize,
-            knock_out: self.knock_out,
+            knock_out: self.subject.knock_out,
             seed: self.seed,
         };
         let mut progress = Progress::new("asking", "inputs", None);
@@ -77,7 +71,7 @@ impl Mqar {
         if !self.json.on_stdout() {
             say(table)?;
         }
-        self.json.write(json!({ "model": self.model, "seed": self.seed, "rows": rows }))?;
+        self.json.write(self.subject.describe(json!({ "seed": self.seed, "rows": rows })))?;
         Ok(Outcome::Done)
     }
 }

@@ -8,10 +8,10 @@ use infini::eval::Template;
 use infini::eval::passkey::{Options, Report, Wording, run};
 use infini::plot;
 use infini::tasks::filler::{Source, held_out_books};
-use serde_json::Value;
+use serde_json::json;
 
+use super::subject::Subject;
 use crate::console::{Outcome, Table, bytes, commas, say};
-use crate::models::ModelFlag;
 use crate::progress::Progress;
 use crate::report::{JsonFlag, writable, write};
 
@@ -34,7 +34,7 @@ A prompt file holds {filler} exactly twice, {needle} (the bare key) between them
 )]
 pub struct Passkey {
     #[command(flatten)]
-    model: ModelFlag,
+    subject: Subject,
     /// Tokens of the inputs, question included
     #[arg(long, value_name = "N,N", value_delimiter = ',', default_values_t = [4096, 32768], value_parser = length)]
     lengths: Vec<usize>,
@@ -62,9 +62,6 @@ pub struct Passkey {
     /// Ask for a key that was not hidden; right is "unknown"
     #[arg(long)]
     absent: bool,
-    /// Memory reads give zero
-    #[arg(long)]
-    knock_out: bool,
     /// Inputs read side by side
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=4096))]
     batch: u32,
@@ -114,13 +111,13 @@ impl Passkey {
             wording: self.wording,
             prompt: prompt.transpose()?,
             absent: self.absent,
-            knock_out: self.knock_out,
+            knock_out: self.subject.knock_out,
             books: self.data.as_deref().map(held_out_books),
             batch: self.batch as usize,
             seed: self.seed,
             ..Options::default()
         };
-        let loaded = self.model.load()?;
+        let loaded = self.subject.load()?;
         let mut progress = Progress::new("reading", "tokens", None);
         let report = run(&loaded.model, &loaded.tokenizer, &options, &mut |done, total| {
             progress.total(total);
@@ -133,17 +130,14 @@ impl Passkey {
         if let Some(path) = &self.csv {
             write(path, &report.to_csv())?;
         }
+        let filler = format!("{:?}", self.filler).to_lowercase();
         if let Some(path) = &self.plot {
-            let title = format!("{}, {:?}", self.model.model.display(), self.filler).to_lowercase();
+            let title = format!("{}, {filler}", self.subject.model.model.display()).to_lowercase();
             write(path, &plot::heat(&title, &report.rows)?)?;
         }
         let mut fields = serde_json::to_value(&report)?;
-        if let Value::Object(fields) = &mut fields {
-            fields.insert("model".into(), serde_json::to_value(&self.model.model)?);
-            fields.insert("filler".into(), format!("{:?}", self.filler).to_lowercase().into());
-            fields.insert("seed".into(), self.seed.into());
-        }
-        self.json.write(fields)?;
+        (fields["filler"], fields["seed"]) = (json!(filler), json!(self.seed));
+        self.json.write(self.subject.describe(fields))?;
         Ok(Outcome::Done)
     }
 }

@@ -5,17 +5,15 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::Args;
-use infini::config::Attention;
 use infini::eval::perplexity::{Bucket, Options, Score, run};
 use infini::eval::rss;
-use infini::folder;
 use infini::plot::{self, Series};
 use infini::state::Reads;
 use serde_json::json;
 
 use super::documents::Data;
-use crate::console::{Outcome, Table, bytes, commas, say, usage};
-use crate::models;
+use super::subject::Subject;
+use crate::console::{Outcome, Table, bytes, commas, say};
 use crate::progress::Progress;
 use crate::report::{JsonFlag, writable, write};
 
@@ -31,26 +29,26 @@ those that were last seen wholly before it, where only a memory can help.",
   infini eval perplexity --model runs/books --data books/ --unwrap --by-position --plot loss.svg
   infini eval perplexity --model runs/books --data shards --knock-out --json knock-out.json
   infini eval perplexity --model runs/books --data shards --swap      each document with another one's memory
-  infini eval perplexity --model runs/full --data shards --context 4096"
+  infini eval perplexity --model runs/full --data shards --context 4096
+  infini eval perplexity --model smollm2 --data book.txt --max-tokens 4096                      full attention
+  infini eval perplexity --model smollm2 --data book.txt --max-tokens 4096 --window 512 --sink 1
+  infini eval perplexity --model smollm2 --adapter A --data book.txt --max-tokens 4096
+  infini eval perplexity --model smollm2 --adapter A --data book.txt --before other.txt         a filled memory"
 )]
 pub struct Perplexity {
-    /// Model folder
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
+    #[command(flatten)]
+    subject: Subject,
     #[command(flatten)]
     data: Data,
+    /// Read this text first, unscored, before every document: what a filled memory costs or wins
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["swap", "context"])]
+    before: Option<PathBuf>,
     /// Score windows of N tokens that each start from nothing
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(2..))]
     context: Option<u64>,
-    /// Memory reads give zero
-    #[arg(long)]
-    knock_out: bool,
     /// Read each document with the memory of another one
     #[arg(long, conflicts_with_all = ["knock_out", "context"])]
     swap: bool,
-    /// Read a model of full attention through its window and N attention sinks (StreamingLLM)
-    #[arg(long, value_name = "N", conflicts_with_all = ["knock_out", "swap", "context"])]
-    sink: Option<usize>,
     /// Print the loss by position, and of recurring words by distance
     #[arg(long)]
     by_position: bool,
@@ -69,22 +67,13 @@ impl Perplexity {
     pub fn run(&self) -> Result<Outcome> {
         self.json.check()?;
         self.csv.iter().chain(&self.plot).try_for_each(|p| writable(p))?;
-        let mut parts = folder::parts(&models::find(&self.model)?)?;
-        if let Some(n) = self.sink {
-            if parts.config.attention != Attention::Full {
-                return Err(usage("--sink: the model has a window already: name one of full attention"));
-            }
-            parts.config.attention = Attention::Local;
-            parts.config.infini.sink = n;
-        }
-        let loaded = parts.build()?;
+        let loaded = self.subject.load()?;
         let documents = self.data.read(&loaded.tokenizer)?;
-        let reads = match (self.knock_out, self.swap) {
-            (true, _) => Reads::Nothing,
-            (_, true) => Reads::Swapped,
-            _ => Reads::Own,
+        let options = Options {
+            reads: if self.swap { Reads::Swapped } else { self.subject.reads() },
+            context: self.context.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
+            before: self.before.as_ref().map_or(Ok(Vec::new()), |path| self.data.whole(path, &loaded.tokenizer))?,
         };
-        let options = Options { reads, context: self.context.map(|n| usize::try_from(n).unwrap_or(usize::MAX)) };
         let start = Instant::now();
         let mut progress = Progress::new("scoring", "tokens", None);
         let (all, rows) = run(&loaded.model, &loaded.tokenizer, &documents, &options, &mut |done, total| {
@@ -111,14 +100,21 @@ impl Perplexity {
             let series = Series { name: "loss".into(), points };
             write(path, &plot::lines("Loss by position in the document", "token", "nats per token", true, &[series])?)?;
         }
-        self.json.write(json!({
-            "model": self.model, "reads": if self.swap { "swapped" } else if self.knock_out { "nothing" } else { "own" },
-            "context": self.context, "sink": self.sink, "loss": all.loss, "perplexity": all.perplexity,
-            "word_perplexity": all.word_perplexity, "bits_per_byte": all.bits_per_byte, "tokens": all.tokens,
-            "bytes": all.bytes, "words": all.words, "by_position": all.by_position, "words_seen": all.words_seen,
-            "pairs_seen": all.pairs_seen, "documents": rows, "tokens_per_second": rate, "peak_rss_bytes": rss::peak(),
+        let reads = if self.swap {
+            "swapped"
+        } else if self.subject.knock_out {
+            "nothing"
+        } else {
+            "own"
+        };
+        self.json.write(self.subject.describe(json!({
+            "reads": reads, "context": self.context, "before": self.before, "before_tokens": options.before.len(),
+            "loss": all.loss, "perplexity": all.perplexity, "word_perplexity": all.word_perplexity,
+            "bits_per_byte": all.bits_per_byte, "tokens": all.tokens, "bytes": all.bytes, "words": all.words,
+            "by_position": all.by_position, "words_seen": all.words_seen, "pairs_seen": all.pairs_seen,
+            "documents": rows, "tokens_per_second": rate, "peak_rss_bytes": rss::peak(),
             "state_bytes": state.size_bytes(), "memory_bytes": state.memory_bytes(),
-        }))?;
+        })))?;
         Ok(Outcome::Done)
     }
 

@@ -15,8 +15,8 @@ use infini::text::chat::{ChatTemplate, Message};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::subject::Subject;
 use crate::console::{Outcome, Table, say, usage};
-use crate::models;
 use crate::progress::Progress;
 use crate::report::{JsonFlag, writable, write};
 
@@ -37,14 +37,13 @@ no room for a story, its end is cut, and the table says how often. --score only 
   infini eval summarize --score answers.jsonl"
 )]
 pub struct Summarize {
-    /// Model folder, GGUF file or name
-    #[arg(long, value_name = "MODEL", required_unless_present = "score")]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    subject: Subject,
     /// Stories with questions and references
     #[arg(long, value_name = "FILE.jsonl", required_unless_present = "score")]
     data: Option<PathBuf>,
     /// Lines with `prediction` and `references`, as --out writes them
-    #[arg(long, value_name = "FILE.jsonl", conflicts_with_all = ["model", "data", "out"])]
+    #[arg(long, value_name = "FILE.jsonl", conflicts_with_all = ["data", "out"])]
     score: Option<PathBuf>,
     /// Keep the answers
     #[arg(long, value_name = "FILE.jsonl")]
@@ -101,10 +100,10 @@ impl Summarize {
     pub fn run(&self) -> Result<Outcome> {
         self.json.check()?;
         let start = Instant::now();
-        let (answers, cut) = match (&self.score, &self.model, &self.data) {
-            (Some(path), ..) => (lines(path)?, 0),
-            (None, Some(model), Some(data)) => self.answer(model, data)?,
-            _ => return Err(usage("give --model and --data, or --score")),
+        let (answers, cut) = match (&self.score, &self.data) {
+            (Some(path), _) => (lines(path)?, 0),
+            (None, Some(data)) => self.answer(data)?,
+            (None, None) => return Err(usage("give --data or --score")),
         };
         if answers.is_empty() {
             bail!("there is nothing to score: no questions were found");
@@ -131,14 +130,14 @@ impl Summarize {
         }
         let object = |r: &Rouge| json!({ "rouge1": r.r1, "rouge2": r.r2, "rougeL": r.rl, "geometric": r.geometric() });
         let rows: Vec<Value> = scores.iter().map(object).collect();
-        self.json.write(json!({
+        self.json.write(self.subject.describe(json!({
             "n": scores.len(), "mean": object(&mean), "cut": cut, "seconds": start.elapsed().as_secs_f64(), "rows": rows,
-        }))?;
+        })))?;
         Ok(Outcome::Done)
     }
 
     /// The model's answers, and how many stories had to be cut.
-    fn answer(&self, model: &Path, data: &Path) -> Result<(Vec<Answer>, usize)> {
+    fn answer(&self, data: &Path) -> Result<(Vec<Answer>, usize)> {
         if let Some(out) = &self.out {
             writable(out)?;
         }
@@ -147,7 +146,7 @@ impl Summarize {
         let mut sampler = Sampler::new(settings)?;
         let mut stories: Vec<Story> = lines(data)?;
         stories.truncate(self.limit.unwrap_or(usize::MAX));
-        let loaded = models::load(&models::find(model)?)?;
+        let loaded = self.subject.load()?;
         let template = loaded.template.as_ref().map(ChatTemplate::new).transpose()?;
         let total: usize = stories.iter().map(|s| s.questions.len().min(self.questions.unwrap_or(usize::MAX))).sum();
         let mut progress = Progress::new("answering", "questions", Some(total as u64));
@@ -162,6 +161,7 @@ impl Summarize {
             let shared =
                 prompts.iter().map(same).min().unwrap_or(0).min(prompts.iter().map(Vec::len).min().unwrap_or(1) - 1);
             let mut story_state = loaded.model.state(1);
+            story_state.set_reads(self.subject.reads());
             loaded.model.forward(&mut story_state, &first[..shared], Want::Nothing);
             for (prompt, question) in prompts.iter().zip(questions) {
                 let mut state = story_state.fork();
