@@ -3,19 +3,10 @@
 //! Sums are f32, of activations in f32: over weights that are bf16 numbers to begin with, the result is that of
 //! [`linear::forward`](crate::linear::forward) up to the order of the sums.
 
-use crate::lanes;
-use crate::matmul::{Mat, MatMut, Par, matmul};
+use std::ops::Range;
 
-/// Outputs of a panel: four AVX-512 registers.
-const PANEL: usize = 64;
-/// Lanes of a register.
-const L: usize = 16;
-/// Rows up to which the panels are streamed once; more are worth widening them for a product.
-const FEW_ROWS: usize = 4;
-/// Panels widened for one product: as f32 about as much as the second-level cache holds.
-const WIDENED: usize = 4;
-/// Weights below which few rows stay on the calling thread, see [`linear`](crate::linear).
-const FEW_WEIGHTS: usize = 1 << 17;
+use crate::lanes;
+use crate::panels::{self, L, PANEL, Panels, Sums, put};
 
 /// `W [out, inp]` in bf16: panels of 64 outputs, within one for each pair of inputs the 64 pairs of weights.
 #[derive(Clone, Debug, PartialEq)]
@@ -100,43 +91,23 @@ impl Matrix {
     /// # Panics
     /// If the lengths do not fit.
     pub fn forward(&self, x: &[f32], y: &mut [f32], n: usize, add: bool) {
-        let [out, inp] = [self.out, self.inp];
-        assert_eq!((x.len(), y.len()), (n * inp, n * out), "bf16 forward: {n} rows, {inp} -> {out}");
-        if n <= FEW_ROWS {
-            self.few_rows(x, y, n, add);
-            return;
-        }
-        let (panel, widest) = (self.pairs() * PANEL, PANEL * WIDENED);
-        let mut wide = vec![0.0; 2 * self.pairs() * widest.min(out.next_multiple_of(PANEL))];
-        for (panels, first) in self.panels.chunks(panel * WIDENED).zip((0..out).step_by(widest)) {
-            let width = panels.len() / self.pairs();
-            for (i, panel) in panels.chunks_exact(panel).enumerate() {
-                widen(panel, &mut wide[i * PANEL..], width);
-            }
-            let columns = width.min(out - first);
-            let y = MatMut::new(&mut y[first..], n, columns, out, 1);
-            matmul(y, add, 1.0, Mat::rows(x, n, inp), Mat::new(&wide, inp, columns, width, 1), Par::auto());
-        }
+        panels::forward(self, x, y, n, add);
+    }
+}
+
+impl Panels for Matrix {
+    fn sizes(&self) -> [usize; 2] {
+        [self.out, self.inp]
     }
 
-    /// Every weight is read once.
-    fn few_rows(&self, x: &[f32], y: &mut [f32], n: usize, add: bool) {
-        let (out, panel) = (self.out, self.pairs() * PANEL);
-        if n == 0 || out == 0 {
-            return;
-        }
-        let parallel = out * self.inp >= FEW_WEIGHTS && rayon::current_num_threads() > 1;
-        // whole panels a task
-        let tasks = if parallel { 4 * rayon::current_num_threads() } else { 1 };
-        let panels = self.panels.len().div_ceil(panel).div_ceil(tasks);
-        let mut columns: Vec<_> = y.chunks_exact_mut(out).map(|y| y.chunks_mut(panels * PANEL)).collect();
-        let items: Vec<(&[u32], Vec<&mut [f32]>)> = self
-            .panels
-            .chunks(panels * panel)
-            .map(|p| (p, columns.iter_mut().filter_map(Iterator::next).collect()))
-            .collect();
-        let run = |(p, mut y): (&[u32], Vec<&mut [f32]>)| stream(p, x, self.inp, &mut y, add);
-        crate::blocks::each(parallel, items, run);
+    fn widen(&self, p: usize, wide: &mut [f32], width: usize) {
+        let panel = self.pairs() * PANEL;
+        widen(&self.panels[p * panel..][..panel], wide, width);
+    }
+
+    fn stream(&self, p: Range<usize>, x: &[f32], y: &mut [&mut [f32]], add: bool) {
+        let panel = self.pairs() * PANEL;
+        stream(&self.panels[p.start * panel..p.end * panel], x, self.inp, y, add);
     }
 }
 
@@ -157,12 +128,7 @@ fn widen(panel: &[u32], wide: &mut [f32], width: usize) {
 fn stream(panels: &[u32], x: &[f32], inp: usize, y: &mut [&mut [f32]], add: bool) {
     for (i, panel) in panels.chunks_exact(inp.div_ceil(2) * PANEL).enumerate() {
         for (y, x) in y.iter_mut().zip(x.chunks_exact(inp)) {
-            let sums = panel_product(panel, x);
-            let y = &mut y[i * PANEL..];
-            let n = y.len().min(PANEL);
-            for (y, sum) in y[..n].iter_mut().zip(sums.as_flattened()) {
-                *y = if add { *y + sum } else { *sum };
-            }
+            put(&panel_product(panel, x), &mut y[i * PANEL..], add);
         }
     }
 }
@@ -170,7 +136,7 @@ fn stream(panels: &[u32], x: &[f32], inp: usize, y: &mut [&mut [f32]], add: bool
 
 /// The 64 sums of one panel and one row, even inputs and odd ones apart to the end.
 #[inline(always)]
-fn panel_product(panel: &[u32], x: &[f32]) -> [[f32; L]; PANEL / L] {
+fn panel_product(panel: &[u32], x: &[f32]) -> Sums {
     let (mut even, mut odd) = ([[0f32; L]; PANEL / L], [[0f32; L]; PANEL / L]);
     let (pairs, last) = x.as_chunks::<2>();
     let weights = panel.as_chunks::<L>().0.as_chunks::<{ PANEL / L }>().0;

@@ -1,12 +1,14 @@
 //! The weights of a linear layer as they are kept in memory.
 
-use infini_kernels::{bf16, embedding, linear};
+use infini_kernels::{bf16, embedding, linear, quant};
 
-/// `W [out, inp]`: in bf16 if every number is one, which halves what a token reads and loses nothing.
+/// `W [out, inp]`: in bf16 if every number is one, in 4 or 8 bits if they stand on the grids of a quantised file. What a
+/// token reads is a half to a sixth then, and nothing is lost.
 #[derive(Debug)]
 pub(crate) enum Matrix {
     F32 { weights: Vec<f32>, inp: usize },
     Bf16(bf16::Matrix),
+    Quant(quant::Matrix),
 }
 
 impl Matrix {
@@ -14,6 +16,8 @@ impl Matrix {
     pub fn new(weights: Vec<f32>, inp: usize) -> Self {
         if bf16::is_bf16(&weights) {
             Matrix::Bf16(bf16::Matrix::new(&weights, inp))
+        } else if let Some(m) = quant::Matrix::new(&weights, inp) {
+            Matrix::Quant(m)
         } else {
             Matrix::F32 { weights, inp }
         }
@@ -24,6 +28,7 @@ impl Matrix {
         match self {
             Matrix::F32 { weights, inp } => weights.len() / inp,
             Matrix::Bf16(m) => m.out(),
+            Matrix::Quant(m) => m.out(),
         }
     }
 
@@ -32,6 +37,7 @@ impl Matrix {
         match self {
             Matrix::F32 { weights, inp } => linear::forward(x, weights, y, [x.len() / inp, *inp, self.out()], add),
             Matrix::Bf16(m) => m.forward(x, y, x.len() / m.inp(), add),
+            Matrix::Quant(m) => m.forward(x, y, x.len() / m.inp(), add),
         }
     }
 
@@ -40,6 +46,7 @@ impl Matrix {
         let inp = match self {
             Matrix::F32 { inp, .. } => *inp,
             Matrix::Bf16(m) => m.inp(),
+            Matrix::Quant(m) => m.inp(),
         };
         let mut out = vec![0.0; self.out() * inp];
         self.rows(&(0..self.out() as u32).collect::<Vec<_>>(), &mut out);
@@ -54,6 +61,9 @@ impl Matrix {
         match self {
             Matrix::F32 { weights, inp } => embedding::forward(ids, weights, *inp, out),
             Matrix::Bf16(m) => {
+                ids.iter().zip(out.chunks_exact_mut(m.inp())).for_each(|(id, out)| m.row(*id as usize, out));
+            }
+            Matrix::Quant(m) => {
                 ids.iter().zip(out.chunks_exact_mut(m.inp())).for_each(|(id, out)| m.row(*id as usize, out));
             }
         }
