@@ -12,8 +12,9 @@ use crate::matmul::{Mat, MatMut, Par, matmul};
 /// Rows up to which [`forward`] streams the weights once, which is what bounds it there.
 const FEW_ROWS: usize = 4;
 
-/// Weights below which a product of few rows stays on the calling thread: 512 KiB, 10 µs of memory traffic.
-const FEW_WEIGHTS: usize = 1 << 17;
+/// Weights below which a product of few rows stays on the calling thread: 2 MiB, 45 µs of memory traffic, about what
+/// waking a second thread takes.
+const FEW_WEIGHTS: usize = 1 << 19;
 
 fn check(what: &str, x: usize, w: usize, y: usize, [n, inp, out]: [usize; 3]) {
     assert_eq!((x, w, y), (n * inp, out * inp, n * out), "linear {what}: lengths for {n} rows, {inp} -> {out}");

@@ -16,7 +16,7 @@ const FEW_ROWS: usize = 4;
 /// Weights widened for one product: as f32 about as much as the second-level cache holds.
 const WIDENED: usize = 1 << 18;
 /// Weights below which few rows stay on the calling thread, see [`linear`](crate::linear).
-const FEW_WEIGHTS: usize = 1 << 17;
+const FEW_WEIGHTS: usize = 1 << 19;
 
 /// A matrix `W [out, inp]` in panels.
 pub(crate) trait Panels: Sync {

@@ -233,14 +233,25 @@ impl Model {
     /// If `tokens` is not a whole number of columns, holds an id outside the vocabulary, or is more than
     /// there is [room](Model::room) for.
     pub fn forward(&self, state: &mut State, tokens: &[u32], want: Want) -> Vec<f32> {
-        let (b, d, v) = (state.batch, self.config.hidden_size, self.config.vocab_size);
-        let total = tokens.len() / b;
+        let total = tokens.len() / state.batch;
         assert!(
             self.room(state).is_none_or(|n| total as u64 <= n),
             "{total} tokens after {}: full attention ends at {}",
             state.position,
             self.config.max_position_embeddings
         );
+        // A product forked from outside the pool waits for a worker to wake; from inside, the caller computes meanwhile.
+        if rayon::current_num_threads() == 1 {
+            self.read(state, tokens, want)
+        } else {
+            rayon::scope(|_| self.read(state, tokens, want))
+        }
+    }
+
+    /// [`Model::forward`] on a thread of the pool.
+    fn read(&self, state: &mut State, tokens: &[u32], want: Want) -> Vec<f32> {
+        let (b, d, v) = (state.batch, self.config.hidden_size, self.config.vocab_size);
+        let total = tokens.len() / b;
         let mut logits = vec![0.0; if want == Want::All { b * total * v } else { 0 }];
         let mut last = Vec::new();
         self.pieces(state, tokens, Depth::Full, &mut |start, t, x| {
