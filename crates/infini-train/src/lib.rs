@@ -17,6 +17,7 @@ pub mod parameters;
 pub mod reference;
 pub mod run;
 pub mod schedule;
+pub mod tally;
 pub mod tensorboard;
 pub mod trainer;
 

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{InfiniConfig, ModelConfig};
 use crate::error::{Error, Result};
 use crate::folder::{self, Loaded};
+use crate::tally::{self, Tally};
 
 /// `format` of an adapter file's metadata.
 const FORMAT: &str = "infini-adapter";
@@ -223,7 +224,10 @@ impl Adapter {
     /// # Errors
     /// What is wrong with them.
     pub fn parse(bytes: Vec<u8>) -> Result<Self> {
-        let file = TensorFile::parse(bytes).map_err(|e| Error::Model(e.to_string()))?;
+        Adapter::from_file(&TensorFile::parse(bytes).map_err(|e| Error::Model(e.to_string()))?)
+    }
+
+    fn from_file(file: &TensorFile) -> Result<Self> {
         let text = |key: &str| file.metadata.get(key).map_or("", String::as_str);
         if text("format") != FORMAT || text("version") != VERSION {
             let (format, version) = (text("format"), text("version"));
@@ -256,7 +260,7 @@ impl Adapter {
 }
 
 impl Loaded {
-    /// Puts the adapter of a file onto the model. Memory files then belong to both.
+    /// Puts the adapter of a file, or its counting memory, onto the model. Memory files then belong to both.
     ///
     /// # Errors
     /// A file that is damaged or no adapter; one of another base.
@@ -264,16 +268,27 @@ impl Loaded {
         let at = |e: Error| Error::Model(format!("bad adapter: {}: {e}", path.display()));
         let bytes = io::read(&RealIo, path, MAX_FILE).map_err(|e| Error::Model(e.to_string()))?;
         let hash = sha256(&bytes);
-        let adapter = Adapter::parse(bytes).map_err(at)?;
-        if adapter.base != self.identity.weights {
-            return Err(Error::Model(format!(
+        let file = TensorFile::parse(bytes).map_err(|e| at(Error::Model(e.to_string())))?;
+        let mine = |base: &str| {
+            if base == self.identity.weights {
+                return Ok(());
+            }
+            Err(Error::Model(format!(
                 "this adapter belongs to another model: {}: it was made for weights {}, these are {}",
                 path.display(),
-                infini_format::hash::short(&adapter.base),
+                infini_format::hash::short(base),
                 infini_format::hash::short(&self.identity.weights)
-            )));
+            )))
+        };
+        if file.metadata.get("format").is_some_and(|f| f == tally::FORMAT) {
+            let tally = Tally::from_file(&file).map_err(at)?;
+            mine(tally.base())?;
+            self.model.attach_tally(tally).map_err(at)?;
+        } else {
+            let adapter = Adapter::from_file(&file).map_err(at)?;
+            mine(&adapter.base)?;
+            self.model.attach(adapter).map_err(at)?;
         }
-        self.model.attach(adapter).map_err(at)?;
         self.identity.adapter = Some(hash);
         self.identity.config = sha256(&folder::canonical(self.model.config()));
         self.identity.segment_len = self.model.config().infini.segment_len;

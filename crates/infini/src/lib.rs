@@ -20,6 +20,7 @@ pub mod prose;
 pub mod report;
 pub mod session;
 pub mod state;
+pub mod tally;
 pub mod tasks;
 pub mod text;
 pub mod weights;

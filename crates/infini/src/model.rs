@@ -12,11 +12,12 @@ use infini_kernels::{norm, rope};
 use crate::adapter::Adapter;
 use crate::config::{Activation, Attention as Kind, InfiniConfig, ModelConfig};
 use crate::error::{Error, Result};
-use crate::layers::attention::Attention;
+use crate::layers::attention::{Attention, Place};
 use crate::layers::matrix::Matrix;
 use crate::layers::mlp::Mlp;
 use crate::layers::recall::Recall;
-use crate::state::State;
+use crate::state::{Extra, State};
+use crate::tally::Tally;
 use crate::weights::Weights;
 
 /// Which logits a call computes.
@@ -49,6 +50,8 @@ pub struct Model {
     angles: rope::Table,
     /// An adapter's memory.
     recall: Option<Recall>,
+    /// A memory that counts.
+    tally: Option<Tally>,
 }
 
 /// How far a token goes through the layers.
@@ -60,6 +63,18 @@ enum Depth {
     Layers(usize),
     /// Up to the writes of the adapter's memory.
     Skim,
+}
+
+/// Some columns of a call.
+struct Piece<'a> {
+    /// The first.
+    start: usize,
+    /// How many.
+    tokens: usize,
+    /// Their tokens, `[B, T]`.
+    ids: &'a [u32],
+    /// Their residual stream, `[B, T, d]`.
+    x: &'a [f32],
 }
 
 #[derive(Debug)]
@@ -117,6 +132,7 @@ impl Model {
             head: (!config.tie_word_embeddings).then(|| Matrix::new(weights.take("lm_head.weight"), d)),
             angles: window_angles(&config),
             recall: None,
+            tally: None,
             config,
         })
     }
@@ -134,7 +150,8 @@ impl Model {
         for (l, layer) in self.layers.iter_mut().enumerate() {
             layer.attention.become_local(&config, l);
         }
-        (self.angles, self.config, self.recall) = (window_angles(&config), config, None);
+        (self.angles, self.config) = (window_angles(&config), config);
+        (self.recall, self.tally) = (None, None);
         Ok(())
     }
 
@@ -151,6 +168,20 @@ impl Model {
         }
         self.narrow(c.window())?;
         self.recall = Some(Recall::new(&adapter));
+        Ok(())
+    }
+
+    /// Narrows the model to the window of a counting memory and puts that memory behind its head.
+    ///
+    /// # Errors
+    /// Another vocabulary, a model that cannot have one ([`Model::narrow`]).
+    pub fn attach_tally(&mut self, tally: Tally) -> Result<()> {
+        if tally.vocab() != self.config.vocab_size {
+            let (v, vocab) = (self.config.vocab_size, tally.vocab());
+            return Err(Error::Model(format!("the memory counts {vocab} tokens, the model's vocabulary has {v}")));
+        }
+        self.narrow(tally.config().window())?;
+        self.tally = Some(tally);
         Ok(())
     }
 
@@ -196,7 +227,8 @@ impl Model {
     /// # Panics
     /// If `batch` is 0.
     pub fn state(&self, batch: usize) -> State {
-        State::new(&self.config, self.recall.as_ref().map(|r| &r.config), batch)
+        let (recall, tally) = (self.recall.as_ref().map(|r| &r.config), self.tally.as_ref().map(Tally::config));
+        State::new(&self.config, Extra { recall, tally }, batch)
     }
 
     /// Reads `tokens` into an adapter's memory and the windows below it: the layers above do not read, so logits are
@@ -208,7 +240,7 @@ impl Model {
     pub fn skim(&self, state: &mut State, tokens: &[u32]) {
         assert!(self.recall.is_some(), "only a model with an adapter can skim");
         assert!(state.position.is_multiple_of(self.config.infini.segment_len as u64), "skimming begins with a segment");
-        self.pieces(state, tokens, Depth::Skim, &mut |_, _, _| ());
+        self.pieces(state, tokens, Depth::Skim, &mut |_, _| ());
     }
 
     /// The residual stream that enters layer `layers`, `[B, T, d]`; that layer and those above do not read.
@@ -219,9 +251,9 @@ impl Model {
         let (b, d) = (state.batch, self.config.hidden_size);
         let total = tokens.len() / b;
         let mut out = vec![0.0; tokens.len() * d];
-        self.pieces(state, tokens, Depth::Layers(layers), &mut |start, t, x| {
-            for (row, x) in x.chunks(t * d).enumerate() {
-                out[(row * total + start) * d..][..t * d].copy_from_slice(x);
+        self.pieces(state, tokens, Depth::Layers(layers), &mut |_, p| {
+            for (row, x) in p.x.chunks(p.tokens * d).enumerate() {
+                out[(row * total + p.start) * d..][..p.tokens * d].copy_from_slice(x);
             }
         });
         out
@@ -252,33 +284,57 @@ impl Model {
     fn read(&self, state: &mut State, tokens: &[u32], want: Want) -> Vec<f32> {
         let (b, d, v) = (state.batch, self.config.hidden_size, self.config.vocab_size);
         let total = tokens.len() / b;
-        let mut logits = vec![0.0; if want == Want::All { b * total * v } else { 0 }];
+        let mut all = vec![0.0; if want == Want::All { b * total * v } else { 0 }];
         let mut last = Vec::new();
-        self.pieces(state, tokens, Depth::Full, &mut |start, t, x| {
+        self.pieces(state, tokens, Depth::Full, &mut |state, p| {
+            let (t, end) = (p.tokens, p.start + p.tokens == total);
+            let mut logits = match want {
+                Want::All => self.logits(p.x),
+                Want::Last if end => {
+                    self.logits(&p.x.chunks(t * d).flat_map(|row| row[(t - 1) * d..].to_vec()).collect::<Vec<f32>>())
+                }
+                _ => Vec::new(),
+            };
+            self.recollect(state, &p, &mut logits);
+            if logits.is_empty() {
+                return;
+            }
+            let width = logits.len() / b;
+            if end {
+                last = logits.chunks(width).flat_map(|row| row[width - v..].to_vec()).collect();
+            }
             if want == Want::All {
-                let out = self.logits(x);
-                for (row, out) in out.chunks(t * v).enumerate() {
-                    logits[(row * total + start) * v..][..t * v].copy_from_slice(out);
+                for (row, logits) in logits.chunks(width).enumerate() {
+                    all[(row * total + p.start) * v..][..width].copy_from_slice(logits);
                 }
             }
-            if want != Want::Nothing && start + t == total {
-                last = x.chunks(t * d).flat_map(|row| row[(t - 1) * d..].to_vec()).collect();
-            }
         });
-        if !last.is_empty() {
-            let out = self.logits(&last);
-            state.logits = Some(out.clone());
-            if want == Want::Last {
-                return out;
-            }
-        } else if total > 0 {
-            state.logits = None;
+        if total > 0 {
+            state.logits = (!last.is_empty()).then(|| last.clone());
         }
-        logits
+        if want == Want::Last { last } else { all }
     }
 
-    /// Reads `tokens` (`[B, T]`) in pieces and tells `each` where a piece begins, its length and its residual stream.
-    fn pieces(&self, state: &mut State, tokens: &[u32], depth: Depth, each: &mut dyn FnMut(usize, usize, &[f32])) {
+    /// Raises `logits`, those of the last tokens of a piece, by a counting memory, and lets it count what leaves the window.
+    fn recollect(&self, state: &mut State, p: &Piece, logits: &mut [f32]) {
+        let (Some(tally), State { batch, position, doc_start, layers, reads, .. }) = (&self.tally, state) else {
+            return;
+        };
+        let place = Place {
+            config: &self.config,
+            angles: &self.angles,
+            batch: *batch,
+            tokens: p.tokens,
+            position: *position,
+            doc_start,
+            reads: *reads,
+        };
+        let layer = layers.last_mut().expect("a decoder has layers");
+        tally.forward(&place, &mut layer.tally, p.ids, logits);
+    }
+
+    /// Reads `tokens` (`[B, T]`) in pieces and shows each to `each`, with the state standing at its first token.
+    fn pieces(&self, state: &mut State, tokens: &[u32], depth: Depth, each: &mut dyn FnMut(&mut State, Piece)) {
         let (b, d) = (state.batch, self.config.hidden_size);
         assert!(tokens.len().is_multiple_of(b), "{} tokens for {b} rows", tokens.len());
         let total = tokens.len() / b;
@@ -289,8 +345,8 @@ impl Model {
             let mut x = vec![0.0; b * t * d];
             self.embed.rows(&ids, &mut x);
             self.blocks(state, &mut x, &ids, t, depth);
+            each(state, Piece { start, tokens: t, ids: &ids, x: &x });
             state.position += t as u64;
-            each(start, t, &x);
         }
     }
 
@@ -310,7 +366,7 @@ impl Model {
                 return;
             }
             norm::rms_forward(x, &layer.attention_norm, eps, &mut h, &mut inv);
-            let place = crate::layers::attention::Place {
+            let place = Place {
                 config: &self.config,
                 angles: grown.as_ref().unwrap_or(&self.angles),
                 batch: *batch,

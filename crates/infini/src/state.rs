@@ -13,7 +13,9 @@ use crate::adapter::AdapterConfig;
 use crate::config::{LayerKind, ModelConfig, RuleName};
 use crate::error::{Error, Result};
 use crate::layers::recall::RecallState;
+use crate::layers::tally::TallyState;
 use crate::model::Model;
+use crate::tally::TallyConfig;
 
 /// One row of a batch, or all of them: see the module's page.
 #[derive(Clone, Debug)]
@@ -37,6 +39,13 @@ pub enum Reads {
     /// What the memory of the next row holds (of the first, for the last): what a memory's content is worth, and not
     /// its presence.
     Swapped,
+}
+
+/// Memories that were put beside a plain decoder.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Extra<'a> {
+    pub recall: Option<&'a AdapterConfig>,
+    pub tally: Option<&'a TallyConfig>,
 }
 
 /// What one layer keeps. Every buffer leads with the batch row.
@@ -72,6 +81,8 @@ pub(crate) struct LayerState {
     pub store_v: Vec<f32>,
     /// Of an adapter, in its layer.
     pub recall: RecallState,
+    /// Of a counting memory, in the last layer.
+    pub tally: TallyState,
     pub writes: LayerWrites,
 }
 
@@ -135,13 +146,14 @@ macro_rules! buffers {
             $($borrow)+ $layer.store_k,
             $($borrow)+ $layer.store_v,
         ];
-        own.into_iter().chain($layer.recall.$recall()).collect()
+        own.into_iter().chain($layer.recall.$recall()).chain($layer.tally.$recall()).collect()
     }};
 }
 
 impl LayerState {
-    fn new(config: &ModelConfig, adapter: Option<&AdapterConfig>, l: usize, batch: usize) -> Self {
-        let adapter = adapter.filter(|a| a.layer == l);
+    fn new(config: &ModelConfig, extra: Extra, l: usize, batch: usize) -> Self {
+        let adapter = extra.recall.filter(|a| a.layer == l);
+        let tally = extra.tally.filter(|_| l + 1 == config.num_hidden_layers);
         let kind = config.layer_kind(l);
         let (n, d, i) = (config.kv_heads(), config.head_width(), &config.infini);
         let memory = kind == LayerKind::Infini;
@@ -175,6 +187,7 @@ impl LayerState {
             store_k: zeros(true, store * n * d),
             store_v: zeros(true, store * n * d),
             recall: adapter.map_or_else(RecallState::default, |a| RecallState::new(a, batch)),
+            tally: tally.map_or_else(TallyState::default, |c| TallyState::new(c, config.vocab_size, batch)),
             writes: LayerWrites::new(l, adapter.map_or(mn, |a| a.heads)),
         }
     }
@@ -237,13 +250,13 @@ impl State {
     ///
     /// # Panics
     /// If `batch` is 0.
-    pub(crate) fn new(config: &ModelConfig, adapter: Option<&AdapterConfig>, batch: usize) -> Self {
+    pub(crate) fn new(config: &ModelConfig, extra: Extra, batch: usize) -> Self {
         assert!(batch > 0, "a state needs a row");
         State {
             batch,
             position: 0,
             doc_start: vec![0; batch],
-            layers: (0..config.num_hidden_layers).map(|l| LayerState::new(config, adapter, l, batch)).collect(),
+            layers: (0..config.num_hidden_layers).map(|l| LayerState::new(config, extra, l, batch)).collect(),
             logits: None,
             reads: Reads::Own,
         }
@@ -304,6 +317,7 @@ impl State {
             let len = l.a.len() / self.batch;
             l.a[row * len..(row + 1) * len].fill(1.0);
             l.recall.forget(row, self.batch);
+            l.tally.forget(row, self.batch);
         }
     }
 
@@ -319,7 +333,8 @@ impl State {
 
     /// Bytes of the memories alone, compressed ones and stores, without the window: what the paper counts.
     pub fn memory_bytes(&self) -> usize {
-        let compressed = |l: &LayerState| l.m.len() + l.z.len() + l.recall.m.len() + l.recall.z.len();
+        let counted = |l: &LayerState| l.tally.tokens.len() + l.tally.cells.len();
+        let compressed = |l: &LayerState| l.m.len() + l.z.len() + l.recall.m.len() + l.recall.z.len() + counted(l);
         let floats = |l: &LayerState| compressed(l) + l.store_k.len() + l.store_v.len();
         4 * self.layers.iter().map(floats).sum::<usize>()
     }
@@ -464,7 +479,7 @@ impl State {
 }
 
 /// Names in a memory file of [`LayerState::buffers`].
-const NAMES: [&str; 22] = [
+const NAMES: [&str; 25] = [
     "m",
     "z",
     "window.k",
@@ -487,4 +502,7 @@ const NAMES: [&str; 22] = [
     "recall.gate",
     "recall.next",
     "recall.ids",
+    "tally.tokens",
+    "tally.cells",
+    "tally.ids",
 ];

@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use infini_train::Device;
 use infini_train::adapt::{AdaptConfig, AdaptEvent, AdaptOptions, adapt, expected_memory};
+use infini_train::tally::{TallyRun, is_tally, learn};
 use serde_json::json;
 
 use crate::console::{Outcome, bytes, commas, note, say, seconds};
@@ -25,13 +27,14 @@ alone. OUT/pool keeps what the frozen lower layers make of the training document
 command goes on.",
     after_help = "Examples:
   infini adapt smollm2 --config configs/adapt/keys.toml --data DATA --out runs/keys
+  infini adapt smollm2 --config configs/adapt/books.toml --data DATA --out runs/books   counts what followed what
   infini eval passkey --model smollm2 --adapter runs/keys/adapter.safetensors"
 )]
 pub struct Adapt {
     /// The model
     #[arg(value_name = "MODEL")]
     model: PathBuf,
-    /// TOML with the sections [adapter], [data] and [train]
+    /// TOML with the sections [adapter] (or [tally]), [data] and [train]
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
     /// Folder of texts: DIR/train/*.txt
@@ -50,9 +53,12 @@ impl Adapt {
         self.json.check()?;
         let path = self.config.display();
         let text = std::fs::read_to_string(&self.config).with_context(|| format!("cannot read: {path}"))?;
-        let config = AdaptConfig::parse(&text).with_context(|| path.to_string())?;
         let name = self.config.file_stem().unwrap_or(self.config.as_os_str());
         let out = self.out.clone().unwrap_or_else(|| Path::new("runs").join(name));
+        if is_tally(&text) {
+            return self.count(&TallyRun::parse(&text).with_context(|| path.to_string())?, &out);
+        }
+        let config = AdaptConfig::parse(&text).with_context(|| path.to_string())?;
         let loaded = models::load(&models::find(&self.model)?)?;
         note(format_args!("expected memory {}", bytes(expected_memory(&config, loaded.model.config()))));
         let stop = Interrupt::install()?.flag();
@@ -104,6 +110,50 @@ impl Adapt {
             "adapter": out.join("adapter.safetensors"), "steps": summary.steps, "seconds": summary.seconds,
             "held_out": summary.held_out.rate(), "n": summary.held_out.n,
         }))?;
+        Ok(Outcome::Done)
+    }
+
+    /// Learns a counting memory.
+    fn count(&self, run: &TallyRun, out: &Path) -> Result<Outcome> {
+        let data = self.data.as_deref().context("a counting memory learns from books: give them with --data DIR")?;
+        let path = out.join("adapter.safetensors");
+        std::fs::create_dir_all(out).with_context(|| format!("cannot make the folder: {}", out.display()))?;
+        let loaded = models::load(&models::find(&self.model)?)?;
+        let stop = Interrupt::install()?.flag();
+        let learned = run.data.excerpts - run.data.held_out;
+        let mut progress = Progress::new("reading books", "excerpts", Some(run.data.excerpts as u64));
+        let (mut gain, mut rows) = (0.0, Vec::new());
+        let start = Instant::now();
+        let tally = learn(run, loaded, data, &|| stop.load(Ordering::Relaxed), &mut |e| {
+            gain = if e.index == 0 { e.gain } else { 0.9 * gain + 0.1 * e.gain };
+            let held_out = e.index >= learned;
+            progress.extra(format!("window {:.3}, the memory wins {:.4} (lately {gain:.4})", e.loss, e.gain));
+            progress.set(e.index as u64 + 1);
+            rows.push(json!({
+                "excerpt": e.index, "held_out": held_out, "before": format!("{:?}", e.before).to_lowercase(),
+                "loss": e.loss, "gain": e.gain, "tokens": e.tokens,
+            }));
+        })?;
+        drop(progress);
+        let Some(tally) = tally else {
+            bail!("interrupted: {}: nothing was written; the same command starts again", out.display());
+        };
+        tally.save(&path)?;
+        let config = toml::to_string(run).context("cannot write the configuration")?;
+        std::fs::write(out.join("config.toml"), config).with_context(|| format!("cannot write: {}", out.display()))?;
+        let held_out: Vec<f64> = rows[learned..].iter().filter_map(|r| r["gain"].as_f64()).collect();
+        let mean = held_out.iter().sum::<f64>() / held_out.len() as f64;
+        let took = start.elapsed().as_secs_f64();
+        if !self.json.on_stdout() {
+            say(format_args!(
+                "{}: {} excerpts in {}, {mean:.4} nats won on {} held out",
+                path.display(),
+                run.data.excerpts,
+                seconds(took),
+                held_out.len()
+            ))?;
+        }
+        self.json.write(json!({ "adapter": path, "seconds": took, "held_out_gain": mean, "excerpts": rows }))?;
         Ok(Outcome::Done)
     }
 }

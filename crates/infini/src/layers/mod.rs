@@ -6,3 +6,4 @@ pub(crate) mod mlp;
 pub(crate) mod own;
 pub(crate) mod recall;
 pub(crate) mod store;
+pub(crate) mod tally;
