@@ -147,6 +147,10 @@ pub fn train(config: &Config, options: &Options, progress: &mut dyn FnMut(Event)
         (None, Some((_, json))) if !names_tokenizer(&config.data) => Tokenizer::from_bytes(json)?,
         _ => config.data.tokenizer(options.data_dir, model.vocab_size)?,
     };
+    if tokenizer.vocab_size() > model.vocab_size {
+        let why = format!("{} is below the {} entries of the tokenizer", model.vocab_size, tokenizer.vocab_size());
+        return Err(infini::Error::Config { field: "model.vocab_size".into(), why }.into());
+    }
     let task = tasks::build(&config.data, options.data_dir, &tokenizer, model.infini.segment_len, model.infini.span)?;
     let data = task.identity();
     if saved.as_ref().is_some_and(|(s, ..)| s.data != data) {

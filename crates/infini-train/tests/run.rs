@@ -306,7 +306,8 @@ fn a_task_that_does_not_fit_is_refused_by_field() {
         assert!(e.contains(field), "{e}");
     };
     refused(&["data.vocab_size=1024"], "model.vocab_size");
-    refused(&["data.pairs=7"], "train.tokens");
+    refused(&["model.vocab_size=128"], "model.vocab_size");
+    refused(&["train.curriculum=[{ steps = 1, batch = 1, tokens = 2 }]"], "train.tokens");
 }
 
 /// Token shards of three short documents, and a configuration that reads them in order.

@@ -43,6 +43,12 @@ pub struct Row {
     pub exact: f64,
     /// 95 % interval of `exact` (Wilson).
     pub interval: [f64; 2],
+    /// Questions whose pair has left the window, so that only the memory can answer.
+    pub beyond_n: u64,
+    /// Fraction of those that were answered.
+    pub beyond: f64,
+    /// 95 % interval of `beyond` (Wilson).
+    pub beyond_interval: [f64; 2],
     /// Whether memory reads were zero.
     pub knock_out: bool,
 }
@@ -66,8 +72,8 @@ pub fn run(model: &Model, o: &Options, progress: &mut dyn FnMut(u64, u64)) -> Re
     for length in &o.lengths {
         for pairs in &o.pairs {
             let task = Mqar::new(&MqarConfig { pairs: *pairs, ..o.task.clone() })?;
-            if *length < task.min_tokens() {
-                let least = task.min_tokens();
+            let least = 4 * pairs - 1;
+            if *length < least {
                 return Err(Error::Input(format!("length {length}: {pairs} pairs need {least} tokens or more")));
             }
             tasks.push((*length, *pairs, task));
@@ -77,24 +83,36 @@ pub fn run(model: &Model, o: &Options, progress: &mut dyn FnMut(u64, u64)) -> Re
     let mut done = 0;
     progress(0, total);
     let rows = tasks.into_iter().enumerate().map(|(i, (length, pairs, task))| {
-        let mut count = Count::default();
+        let (mut all, mut beyond) = (Count::default(), Count::default());
         let mut rng = ChaCha8Rng::seed_from_u64(o.seed);
         rng.set_stream(i as u64);
         for first in (0..o.samples).step_by(o.batch) {
             let rows = o.batch.min(o.samples - first);
             let batch = task.batch(&mut rng, rows, length);
-            score(model, &batch, rows, length, o.knock_out, &mut count);
+            score(model, &batch, rows, length, o.knock_out, &mut all, &mut beyond);
             done += rows as u64;
             progress(done, total);
         }
-        Row { length, pairs, n: count.n, exact: count.rate(), interval: count.interval(), knock_out: o.knock_out }
+        Row {
+            length,
+            pairs,
+            n: all.n,
+            exact: all.rate(),
+            interval: all.interval(),
+            beyond_n: beyond.n,
+            beyond: beyond.rate(),
+            beyond_interval: beyond.interval(),
+            knock_out: o.knock_out,
+        }
     });
     Ok(rows.collect())
 }
 
-/// Reads a batch of `rows` rows of `t` + 1 tokens in pieces and counts its answers.
-fn score(model: &Model, batch: &Batch, rows: usize, t: usize, knock_out: bool, count: &mut Count) {
+/// Reads a batch of `rows` rows of `t` + 1 tokens in pieces and counts its answers: `all`, and those whose pair was told
+/// `beyond` the window of the question.
+fn score(model: &Model, batch: &Batch, rows: usize, t: usize, knock_out: bool, all: &mut Count, beyond: &mut Count) {
     let v = model.config().vocab_size;
+    let (segment, span) = (model.config().infini.segment_len, model.config().infini.span);
     let mut state = model.state(rows);
     state.set_knock_out(knock_out);
     let piece = model.config().infini.segment_len.min(t);
@@ -106,7 +124,13 @@ fn score(model: &Model, batch: &Batch, rows: usize, t: usize, knock_out: bool, c
             for j in 0..n {
                 let target = b * (t + 1) + at + j + 1;
                 if batch.answer[target] {
-                    count.add(argmax(&logits[(b * n + j) * v..][..v]) == batch.tokens[target]);
+                    let right = argmax(&logits[(b * n + j) * v..][..v]) == batch.tokens[target];
+                    all.add(right);
+                    let row = &batch.tokens[b * (t + 1)..];
+                    let told = row.iter().position(|t| *t == batch.tokens[target - 1]).expect("a key is told first");
+                    if (told + 1) / segment + span <= (at + j) / segment {
+                        beyond.add(right);
+                    }
                 }
             }
         }
@@ -157,16 +181,23 @@ mod tests {
         let model = model();
         let task = Mqar::new(&MqarConfig { vocab_size: 32, pairs: 4, power: 0.5 }).unwrap();
         let batch = task.batch(&mut ChaCha8Rng::seed_from_u64(3), 3, 50);
-        let mut count = Count::default();
-        score(&model, &batch, 3, 50, false, &mut count);
+        let (mut count, mut beyond) = (Count::default(), Count::default());
+        score(&model, &batch, 3, 50, false, &mut count, &mut beyond);
         let tokens: Vec<u32> = batch.tokens.chunks(51).flat_map(|r| &r[..50]).copied().collect();
         let logits = model.forward(&mut model.state(3), &tokens, Want::All);
-        let mut whole = Count::default();
+        let (mut whole, mut far) = (Count::default(), 0);
         for (b, row) in batch.tokens.chunks(51).enumerate() {
             for j in (1..51).filter(|j| batch.answer[b * 51 + j]) {
                 whole.add(argmax(&logits[(b * 50 + j - 1) * 32..][..32]) == row[j]);
+                // all four pairs stand in the first segment, which span 1 leaves behind at token 16
+                far += u64::from(j > 16);
             }
         }
         assert_eq!((count, count.n), (whole, 12));
+        assert!(
+            beyond.n == far && far > 0 && far < 12,
+            "{} of 12 asked beyond the window, {far} counted by hand",
+            beyond.n
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! Multi-query associative recall as defined by Zoology (Arora et al. 2023, arXiv 2312.04927):
 //! pairs of a key and a value come first, then each key once more, followed by its value, at
-//! places whose distance from the pairs follows a power law; random tokens stand between.
+//! places whose distance from the pairs follows a power law; random tokens stand between. Unlike there,
+//! those are none of the row's own keys: among 8,192 tokens a key seldom comes up by chance, among a few hundred it often does.
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
@@ -16,7 +17,8 @@ use crate::error::{Error, Result};
 pub struct MqarConfig {
     /// Tokens: the lower half (without 0) are keys, the upper half values.
     pub vocab_size: usize,
-    /// Pairs in a row, each asked for once.
+    /// Pairs in a row, each asked for once; a row of fewer than 4 tokens for each has as many as fit, so that a
+    /// curriculum over tokens is one over pairs.
     pub pairs: usize,
     /// Exponent of the power law: small for questions soon after the pairs, 1 for any place alike.
     pub power: f64,
@@ -62,6 +64,7 @@ impl Mqar {
 
     fn row(&self, rng: &mut ChaCha8Rng, total: usize, out: &mut Batch) {
         let MqarConfig { vocab_size, pairs, power } = self.config;
+        let pairs = pairs.min(total / 4);
         let half = vocab_size as u32 / 2;
         let start = out.tokens.len();
         let mut keys: Vec<u32> = (1..half).collect();
@@ -70,8 +73,11 @@ impl Mqar {
         for (k, v) in keys.iter().zip(&values) {
             out.tokens.extend([*k, *v]);
         }
+        // Never a key of this row: whatever followed it by chance would be a second answer.
+        let others = keys[pairs..].iter().copied().chain([0]).chain(half..vocab_size as u32);
+        let others: Vec<u32> = others.collect();
         while out.tokens.len() < start + total {
-            out.tokens.push(rng.random_range(0..vocab_size as u32));
+            out.tokens.push(others[rng.random_range(0..others.len())]);
         }
         out.answer.resize(start + total, false);
         out.filler.resize(start + 2 * pairs, false);
@@ -101,7 +107,7 @@ impl Task for Mqar {
     }
 
     fn min_tokens(&self) -> usize {
-        4 * self.config.pairs - 1
+        3
     }
 
     fn vocab_size(&self) -> usize {
@@ -109,7 +115,7 @@ impl Task for Mqar {
     }
 
     fn batch(&self, rng: &mut ChaCha8Rng, batch: usize, tokens: usize) -> Batch {
-        assert!(tokens >= self.min_tokens(), "{tokens} tokens are too few for {} pairs", self.config.pairs);
+        assert!(tokens >= self.min_tokens(), "{tokens} tokens are too few for a pair");
         let mut out = Batch { tokens: Vec::new(), answer: Vec::new(), filler: Vec::new(), reset: None };
         for _ in 0..batch {
             self.row(rng, tokens + 1, &mut out);
@@ -127,7 +133,7 @@ mod tests {
     #[test]
     fn every_key_is_asked_once_and_its_value_follows() {
         let task = Mqar::new(&MqarConfig { vocab_size: 64, pairs: 8, power: 0.1 }).unwrap();
-        for tokens in [task.min_tokens(), 64, 255] {
+        for tokens in [31, 64, 255] {
             let b = task.batch(&mut ChaCha8Rng::seed_from_u64(1), 16, tokens);
             assert_eq!(b.tokens.len(), 16 * (tokens + 1));
             for (row, answer) in b.tokens.chunks(tokens + 1).zip(b.answer.chunks(tokens + 1)) {
@@ -137,7 +143,17 @@ mod tests {
                 assert_eq!(asked.len(), 8);
                 assert!(asked.iter().all(|i| *i >= 17 && told[&row[i - 1]] == row[*i]));
                 assert!(row.iter().all(|t| *t < 64));
+                assert_eq!(row.iter().filter(|t| told.contains_key(t)).count(), 16, "told, asked, never between");
             }
+        }
+    }
+
+    #[test]
+    fn a_short_row_has_the_pairs_that_fit() {
+        let task = Mqar::new(&MqarConfig { vocab_size: 64, pairs: 8, power: 1.0 }).unwrap();
+        for (tokens, pairs) in [(task.min_tokens(), 1), (10, 2), (15, 4), (30, 7)] {
+            let b = task.batch(&mut ChaCha8Rng::seed_from_u64(2), 1, tokens);
+            assert_eq!(b.answer.iter().filter(|a| **a).count(), pairs, "{tokens} tokens");
         }
     }
 

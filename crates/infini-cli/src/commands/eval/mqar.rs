@@ -31,6 +31,9 @@ pub struct Mqar {
     /// Tokens that are used [default: the model's vocabulary]
     #[arg(long, value_name = "N")]
     vocab_size: Option<usize>,
+    /// Where keys are asked: from near 0, soon after the pairs, to 1, at any place alike
+    #[arg(long, value_name = "A", default_value_t = 1.0)]
+    power: f64,
     /// Inputs read side by side
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=4096))]
     batch: u32,
@@ -48,7 +51,7 @@ impl Mqar {
         let loaded = self.subject.load()?;
         let vocab_size = self.vocab_size.unwrap_or(loaded.model.config().vocab_size);
         let options = Options {
-            task: MqarConfig { vocab_size, ..MqarConfig::default() },
+            task: MqarConfig { vocab_size, power: self.power, ..MqarConfig::default() },
             lengths: self.lengths.clone(),
             pairs: self.pairs.clone(),
             samples: self.samples as usize,
@@ -62,16 +65,24 @@ impl Mqar {
             progress.set(done);
         })?;
         drop(progress);
-        let mut table = Table::new(&["length", "pairs", "n", "exact", "95 % interval"]);
+        let state = loaded.model.state(1).size_bytes();
+        let mut table =
+            Table::new(&["length", "pairs", "n", "exact", "95 % interval", "beyond the window", "95 % interval", "n"]);
         for r in &rows {
-            let interval = format!("{:.3} – {:.3}", r.interval[0], r.interval[1]);
+            let interval = |[low, high]: [f64; 2]| format!("{low:.3} – {high:.3}");
             let n = |n: usize| commas(n as u64);
-            table.row(&[n(r.length), n(r.pairs), commas(r.n), format!("{:.3}", r.exact), interval]);
+            let far = match r.beyond_n {
+                0 => ["–".into(), "–".into(), "0".into()],
+                n => [format!("{:.3}", r.beyond), interval(r.beyond_interval), commas(n)],
+            };
+            let near = [n(r.length), n(r.pairs), commas(r.n), format!("{:.3}", r.exact), interval(r.interval)];
+            table.row(&[near.as_slice(), &far].concat());
         }
         if !self.json.on_stdout() {
             say(table)?;
         }
-        self.json.write(self.subject.describe(json!({ "seed": self.seed, "rows": rows })))?;
+        let report = json!({ "seed": self.seed, "state_bytes": state, "rows": rows });
+        self.json.write(self.subject.describe(report))?;
         Ok(Outcome::Done)
     }
 }
