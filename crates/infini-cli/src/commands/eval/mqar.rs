@@ -81,7 +81,7 @@ impl Mqar {
         if !self.json.on_stdout() {
             say(table)?;
         }
-        let report = json!({ "seed": self.seed, "state_bytes": state, "rows": rows });
+        let report = json!({ "seed": self.seed, "power": self.power, "state_bytes": state, "rows": rows });
         self.json.write(self.subject.describe(report))?;
         Ok(Outcome::Done)
     }
