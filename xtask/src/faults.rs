@@ -27,7 +27,7 @@ const SEEN_TO_FAIL: [(&str, &str); 18] = [
     ("R6 flipped bits, checkpoint", "checksums and seal; the seal alone"),
     ("R6 flipped bits, memory", "checksums and seal; the seal alone"),
     ("R6 flipped bits, small", "checksums and seal; the seal alone"),
-    ("R7", "the check that a file ends where its header says"),
+    ("R7 cut memory", "the check that a file ends where its header says"),
     ("R8", "the check that numbers are finite"),
     ("R9 malformed", "the bound on the header's length"),
     ("R11", "the bound on the header's length"),
