@@ -220,3 +220,10 @@ fn damaged_files_are_refused() {
     nan[n - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
     assert!(Tally::parse(nan).unwrap_err().to_string().contains("NaN"));
 }
+
+#[test]
+fn the_shipped_memory_is_whole() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/smollm2-books/adapter.safetensors");
+    let tally = Tally::parse(std::fs::read(path).unwrap()).unwrap();
+    assert_eq!((tally.vocab(), tally.config()), (49_152, &TallyConfig::default()));
+}
