@@ -26,8 +26,8 @@ fn base(dir: &Path) {
 fn config() -> AdaptConfig {
     AdaptConfig::parse(
         "[adapter]\nlayer = 1\nsegment_len = 96\nheads = 2\nvalue_width = 8\nword_width = 8\nplace_width = 4\n\
-         [data]\ndocuments = 32\nsegments = 1\ntail = 72\nkeys = 1\nquestions = 1\nnamed = 0.5\npaper = 1\nabsent = 0\n\
-         filler = { paper = 1 }\n[train]\nsteps = [12, 3, 3]\nbatch = [6, 4, 4]\nlog_every = 1\ncheckpoint_every = 5",
+         [data]\ndocuments = 32\nsegments = 1\ntail = 72\ntails = 2\nnear = 0.2\nkeys = 1\nquestions = 1\nnamed = 0.5\npaper = 1\nabsent = 0\n\
+         filler = { paper = 1 }\n[train]\nsteps = [24, 3, 3]\nbatch = [6, 4, 4]\nlog_every = 1\ncheckpoint_every = 5",
     )
     .unwrap()
 }
@@ -53,15 +53,19 @@ fn an_adaptation_learns_resumes_bit_by_bit_and_fits_its_base() {
     let [home, whole, parts] = ["home", "whole", "parts"].map(|n| dir.path().join(n));
     base(&home);
     let (summary, losses) = run(&home, &whole, u64::MAX);
-    assert!(summary.finished && summary.steps == 18 && summary.held_out.n > 0);
-    assert!(losses[10] < 0.96 * losses[0], "the first stage does not learn: {losses:?}");
+    assert!(summary.finished && summary.steps == 30 && summary.held_out["answers"].n > 0);
+    assert!(losses[23] < 0.96 * losses[0], "the first stage does not learn: {losses:?}");
     let adapter = std::fs::read(whole.join("adapter.safetensors")).unwrap();
-    for stop in [7, 13, u64::MAX] {
+    for stop in [7, 25, u64::MAX] {
         let (summary, _) = run(&home, &parts, stop);
         assert_eq!(summary.finished, stop == u64::MAX);
     }
     assert!(adapter == std::fs::read(parts.join("adapter.safetensors")).unwrap(), "going on is another computation");
-    assert_eq!(std::fs::read_to_string(whole.join("metrics.jsonl")).unwrap().lines().count(), 18);
+    let resolved = std::fs::read_to_string(whole.join("config.toml")).unwrap();
+    assert_eq!(AdaptConfig::parse(&resolved).unwrap(), config());
+    let (tokens, answers) = (summary.held_out["tokens"], summary.held_out["answers"]);
+    assert!(tokens.n > answers.n && answers.n == summary.held_out["ends"].n, "{:?}", summary.held_out);
+    assert_eq!(std::fs::read_to_string(whole.join("metrics.jsonl")).unwrap().lines().count(), 30);
 
     let mut loaded = folder::load(&home).unwrap();
     loaded.attach(&whole.join("adapter.safetensors")).unwrap();

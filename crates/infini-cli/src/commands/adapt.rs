@@ -11,7 +11,7 @@ use infini_train::adapt::{AdaptConfig, AdaptEvent, AdaptOptions, adapt, expected
 use infini_train::tally::{TallyRun, is_tally, learn};
 use serde_json::json;
 
-use crate::console::{Outcome, bytes, commas, note, say, seconds};
+use crate::console::{Outcome, Table, bytes, commas, note, say, seconds};
 use crate::models;
 use crate::progress::Progress;
 use crate::report::JsonFlag;
@@ -96,19 +96,21 @@ impl Adapt {
             bail!("interrupted: {}: the same command goes on from there", out.display());
         }
         if !self.json.on_stdout() {
-            let words = format!(
-                "{}: {} steps in {}, held-out answers {:.1} % of {} tokens",
-                out.join("adapter.safetensors").display(),
-                commas(summary.steps),
-                seconds(summary.seconds),
-                100.0 * summary.held_out.rate(),
-                summary.held_out.n
-            );
-            say(words)?;
+            let adapter = out.join("adapter.safetensors");
+            let words =
+                format!("{}: {} steps in {}", adapter.display(), commas(summary.steps), seconds(summary.seconds));
+            let mut table = Table::new(&["held-out answers", "n", "right"]);
+            for (what, count) in &summary.held_out {
+                table.row(&[what.to_string(), commas(count.n), format!("{:.3}", count.rate())]);
+            }
+            say(format_args!("{words}\n\n{table}"))?;
         }
+        let held_out: serde_json::Map<String, serde_json::Value> = (summary.held_out.iter())
+            .map(|(what, count)| (what.to_string(), json!({ "n": count.n, "right": count.rate() })))
+            .collect();
         self.json.write(json!({
             "adapter": out.join("adapter.safetensors"), "steps": summary.steps, "seconds": summary.seconds,
-            "held_out": summary.held_out.rate(), "n": summary.held_out.n,
+            "held_out": held_out,
         }))?;
         Ok(Outcome::Done)
     }

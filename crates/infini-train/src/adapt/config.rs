@@ -18,7 +18,7 @@ pub struct AdaptConfig {
     pub train: StagesConfig,
 }
 
-/// The pool of documents: `[opening] filler with key sentences | a free segment or more | filler | questions`.
+/// The pool of documents: `[opening] filler with key sentences | a free segment | tail with questions`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PoolConfig {
@@ -28,6 +28,8 @@ pub struct PoolConfig {
     pub segments: usize,
     /// Tokens at the end that the layers above the memory see.
     pub tail: usize,
+    /// Ends of each document, with other questions.
+    pub tails: usize,
     /// Most key sentences in a segment.
     pub keys: usize,
     /// Most questions in a document.
@@ -38,6 +40,8 @@ pub struct PoolConfig {
     pub paper: f64,
     /// Share of documents with a question for a key that nobody told.
     pub absent: f64,
+    /// Share of ends that ask for a key which they tell themselves: the window holds it, the memory does not.
+    pub near: f64,
     /// Fewest and most digits of a key.
     pub digits: [usize; 2],
     /// Share of documents with the paper's opening.
@@ -53,15 +57,17 @@ pub struct PoolConfig {
 impl Default for PoolConfig {
     fn default() -> Self {
         PoolConfig {
-            documents: 640,
+            documents: 960,
             segments: 2,
-            tail: 112,
+            tail: 128,
+            tails: 2,
             keys: 6,
             questions: 3,
             named: 0.8,
             paper: 0.5,
             absent: 0.06,
-            digits: [4, 6],
+            near: 0.2,
+            digits: [4, 8],
             opening: 0.7,
             switch: 0.2,
             filler: [("paper".into(), 1.0), ("books".into(), 3.0)].into(),
@@ -148,6 +154,7 @@ impl AdaptConfig {
             ("data.named", d.named),
             ("data.paper", d.paper),
             ("data.absent", d.absent),
+            ("data.near", d.near),
             ("data.opening", d.opening),
             ("data.switch", d.switch),
             ("train.noise", t.noise),
@@ -161,6 +168,7 @@ impl AdaptConfig {
             ("data.documents", d.documents, 1 << 16),
             ("data.segments", d.segments, 16),
             ("data.tail", d.tail, 1024),
+            ("data.tails", d.tails, 16),
             ("data.keys", d.keys, 64),
             ("data.questions", d.questions, 64),
             ("train.batch", t.batch[0].min(t.batch[1]).min(t.batch[2]), 1024),

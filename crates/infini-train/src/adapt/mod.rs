@@ -5,9 +5,11 @@
 //! the layers above are entered last ([`stages`]): first the memory alone learns to name digits, then it speaks
 //! through the output head as if nothing lay between, then through the true layers.
 
+mod batch;
 pub mod config;
 mod graph;
 mod leaves;
+mod objective;
 pub mod pool;
 mod run;
 pub mod stages;

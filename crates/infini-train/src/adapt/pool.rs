@@ -3,6 +3,7 @@
 //! Shard i holds [`SHARD`] documents drawn from stream i of the seed, and is written once, whole: an interrupted pool
 //! goes on with the next shard.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use infini::error::{Error, Result};
@@ -15,6 +16,7 @@ use infini_format::hash::sha256;
 use infini_format::io::{PUBLIC, RealIo, atomic_write};
 use infini_format::tensors::{Tensor, TensorFile, TensorView, serialize};
 use infini_kernels::norm;
+use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -23,30 +25,47 @@ use super::config::{AdaptConfig, PoolConfig};
 /// Documents of a shard; they are read side by side.
 pub const SHARD: usize = 8;
 
+/// What an answer answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// A key that only the memory holds.
+    Told,
+    /// A key that the window still shows.
+    Near,
+    /// A key that nobody told.
+    Absent,
+}
+
+const ANSWERS: [Option<Answer>; 4] = [None, Some(Answer::Told), Some(Answer::Near), Some(Answer::Absent)];
+
+/// One way in which a document ends: questions, some after keys that stand here.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tail {
+    /// Its tokens, `[U]`.
+    pub ids: Vec<u32>,
+    /// Which tokens answer, full stops included, `[U]`.
+    pub answer: Vec<Option<Answer>>,
+    /// Residual stream that enters the memory's layer, of the document's first token and the tail: `[1 + U, d]`.
+    pub residual: Vec<f32>,
+    /// Final hidden states of the base over the tail, `[U, d]`: computed when a step needs them.
+    pub hidden: Vec<f32>,
+}
+
 /// A document and what is cached of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Document {
-    /// Its tokens.
+    /// The tokens that are remembered, `[E]`.
     pub ids: Vec<u32>,
-    /// Whether a token of the remembered part tells a key: its digits, the blank before, what ends them, `[E]`.
+    /// Which of them tell a key: its digits, the blank before, what ends them, `[E]`.
     pub key: Vec<bool>,
-    /// Whether a token of the tail answers a question, its full stop included, `[U]`.
-    pub answer: Vec<bool>,
-    /// Whose keys it tells; empty when the key has no name.
+    /// Whose keys it tells or asks for; empty when the key has no name.
     pub names: Vec<String>,
-    /// Normalised input of the memory's layer for the remembered part, `[E, d]`.
+    /// Whether it is in the paper's words.
+    pub paper: bool,
+    /// Normalised input of the memory's layer, `[E, d]`.
     pub x: Vec<f32>,
-    /// Residual stream that enters the memory's layer, of the first token and the tail: `[1 + U, d]`.
-    pub residual: Vec<f32>,
-}
-
-/// A document before any layer has seen it.
-#[derive(Clone, Debug, PartialEq)]
-struct Text {
-    ids: Vec<u32>,
-    key: Vec<bool>,
-    answer: Vec<bool>,
-    names: Vec<String>,
+    /// How it may end.
+    pub tails: Vec<Tail>,
 }
 
 /// Draws documents.
@@ -98,80 +117,131 @@ impl<'a> Writer<'a> {
         (0..tokens.len()).map(|i| digit(i) || blank(i) || (i > 0 && digit(i - 1))).collect()
     }
 
-    /// A document whose keys stand in the first `segments` segments. Drawn again until it fits.
-    fn document(&self, rng: &mut ChaCha8Rng, segments: usize) -> Text {
+    /// A document whose keys stand in the first `segments` segments, not run yet. Drawn again until it fits.
+    fn document(&self, rng: &mut ChaCha8Rng, segments: usize) -> Document {
         loop {
-            if let Some(text) = self.try_document(rng, segments) {
-                return text;
+            if let Some(document) = self.try_document(rng, segments) {
+                return document;
             }
         }
     }
 
-    fn try_document(&self, rng: &mut ChaCha8Rng, segments: usize) -> Option<Text> {
+    fn try_document(&self, rng: &mut ChaCha8Rng, segments: usize) -> Option<Document> {
         let (c, s) = (self.config, self.segment);
         let named = rng.random_bool(c.named);
-        let keys =
-            if named { 1 + (c.keys as f64 * segments as f64 * rng.random::<f64>().powf(0.7)) as usize } else { 1 };
+        // without names there is one key: far, near or none
         let absent = rng.random_bool(c.absent);
+        let near = rng.random_bool(c.near);
+        let far = match named {
+            true => 1 + (c.keys as f64 * segments as f64 * rng.random::<f64>().powf(0.7)) as usize,
+            false => usize::from(!absent && !near),
+        };
+        let nearby: Vec<usize> = (0..c.tails)
+            .map(|_| match named {
+                true if rng.random_bool(c.near) => rng.random_range(1..=2),
+                true => 0,
+                false => usize::from(!absent && near),
+            })
+            .collect();
+        let keys = far + nearby.iter().sum::<usize>();
         let plan = Plan {
             split: Split::Trained,
             paper: rng.random_bool(c.paper),
-            keys: if absent && !named { 0 } else { keys },
+            keys,
             named,
-            questions: rng.random_range(1..=c.questions.min(keys)),
-            absent,
+            questions: 0,
+            absent: false,
             digits: c.digits,
             few_digits: 0.2,
             key_first: 0.0,
         };
         let scenario = Scenario::draw(rng, &plan);
-        let encode = |text: &str| self.tokenizer.encode(text);
-        let total = (segments + 2) * s + c.tail;
-        let mut ids = self.fill(rng, total);
+        let told: Vec<Vec<u32>> = scenario.keys.iter().map(|k| self.tokenizer.encode(&k.text)).collect();
         let remembered = (segments + 1) * s;
-        let (mut key, mut answer) = (vec![false; remembered], vec![false; total]);
+        let mut ids = self.fill(rng, remembered);
+        let mut key = vec![false; remembered];
         let mut from = 1;
         if rng.random_bool(c.opening) {
-            let opening = encode(wording::INTRO);
+            let opening = self.tokenizer.encode(wording::INTRO);
             ids[..opening.len()].copy_from_slice(&opening);
             from = opening.len();
         }
-        // keys at random places of their segments
-        let told: Vec<Vec<u32>> = scenario.keys.iter().map(|k| encode(&k.text)).collect();
-        let room = (segments * s).checked_sub(from + told.iter().map(Vec::len).sum::<usize>())?;
-        let mut cuts: Vec<usize> = told.iter().map(|_| rng.random_range(0..=room)).collect();
+        self.place(rng, &told[..far], from..segments * s, &mut ids, Some(&mut key))?;
+        let mut at = far;
+        let mut tails = Vec::with_capacity(c.tails);
+        for n in nearby {
+            let near = at..at + n;
+            at += n;
+            let absent = absent && (!named || rng.random_bool(0.5));
+            let mut asked: Vec<usize> = (0..far).chain(near.clone()).collect();
+            asked.shuffle(rng);
+            // a key of the window is asked for if there is one
+            asked.sort_by_key(|i| *i != near.start);
+            if absent {
+                asked.insert(0, keys);
+            }
+            asked.truncate(rng.random_range(1..=c.questions));
+            tails.push(self.tail(rng, &scenario, &told, far, near, &asked)?);
+        }
+        Some(Document { ids, key, names: scenario.names, paper: plan.paper, x: Vec::new(), tails })
+    }
+
+    /// Puts `sentences` at random places of `within`, marking their numbers in `key`; None if they do not fit.
+    fn place(
+        &self,
+        rng: &mut ChaCha8Rng,
+        sentences: &[Vec<u32>],
+        within: Range<usize>,
+        ids: &mut [u32],
+        mut key: Option<&mut [bool]>,
+    ) -> Option<()> {
+        let room = within.len().checked_sub(sentences.iter().map(Vec::len).sum())?;
+        let mut cuts: Vec<usize> = sentences.iter().map(|_| rng.random_range(0..=room)).collect();
         cuts.sort_unstable();
-        for (tokens, cut) in told.iter().zip(cuts) {
+        let mut from = within.start;
+        for (tokens, cut) in sentences.iter().zip(cuts) {
             let at = from + cut;
             ids[at..at + tokens.len()].copy_from_slice(tokens);
-            key[at..at + tokens.len()].copy_from_slice(&self.number(tokens));
+            if let Some(key) = &mut key {
+                key[at..at + tokens.len()].copy_from_slice(&self.number(tokens));
+            }
             from += tokens.len();
         }
+        Some(())
+    }
+
+    /// A tail that asks for the keys `asked`, as many as fit, after it told the keys `near`.
+    fn tail(
+        &self,
+        rng: &mut ChaCha8Rng,
+        scenario: &Scenario,
+        told: &[Vec<u32>],
+        far: usize,
+        near: Range<usize>,
+        asked: &[usize],
+    ) -> Option<Tail> {
+        let total = self.config.tail;
+        let mut ids = self.fill(rng, total);
+        let mut answer = vec![None; total];
+        let room = told[near.clone()].iter().map(Vec::len).sum();
         // questions from the end on
         let mut end = total - rng.random_range(0..9);
-        for q in scenario.questions.iter().rev() {
-            let (question, reply) = (encode(&q.text), encode(&q.answer()));
-            let begin = end.checked_sub(question.len() + reply.len())?;
-            if begin < total - c.tail {
-                // the first one asked may begin before the tail, but its answer must not
-                if end - reply.len() < total - c.tail + 24 {
-                    break;
-                }
-            }
+        for i in asked {
+            let q = scenario.ask(rng, Split::Trained, *i);
+            let (question, reply) = (self.tokenizer.encode(&q.text), self.tokenizer.encode(&q.answer()));
+            let Some(begin) = end.checked_sub(question.len() + reply.len()).filter(|b| *b > room) else { break };
             ids[begin..begin + question.len()].copy_from_slice(&question);
             ids[begin + question.len()..end].copy_from_slice(&reply);
-            answer[end - reply.len()..end].fill(true);
-            end = begin.checked_sub(rng.random_range(0..6))?;
-            if end < total - c.tail {
-                break;
-            }
+            let kind = match i {
+                _ if near.contains(i) => Answer::Near,
+                _ if *i < far => Answer::Told,
+                _ => Answer::Absent,
+            };
+            answer[end - reply.len()..end].fill(Some(kind));
+            end = begin.saturating_sub(rng.random_range(0..6)).max(room);
         }
-        let answer = answer[total - c.tail..].to_vec();
-        if !answer.contains(&true) {
-            return None;
-        }
-        let names = if named { scenario.names } else { Vec::new() };
-        Some(Text { ids, key, answer, names })
+        self.place(rng, &told[near], 0..end, &mut ids, None)?;
+        answer.iter().any(Option::is_some).then_some(Tail { ids, answer, residual: Vec::new(), hidden: Vec::new() })
     }
 }
 
@@ -216,8 +286,8 @@ pub fn build(
         rng.set_stream(*shard as u64);
         let most = config.data.segments;
         let segments = if shard % 4 == 3 || most == 1 { most } else { rng.random_range(1..most) };
-        let texts: Vec<Text> = (0..SHARD).map(|_| writer.document(&mut rng, segments)).collect();
-        let documents = cache(config, base, texts);
+        let mut documents: Vec<Document> = (0..SHARD).map(|_| writer.document(&mut rng, segments)).collect();
+        cache(config, base, &mut documents);
         write(&path(dir, *shard), &documents, &identity)?;
         progress((shards - missing.len() + done + 1) * SHARD, shards * SHARD);
     }
@@ -225,44 +295,48 @@ pub fn build(
 }
 
 /// Runs the frozen layers on documents of one length.
-fn cache(config: &AdaptConfig, base: &Loaded, texts: Vec<Text>) -> Vec<Document> {
+fn cache(config: &AdaptConfig, base: &Loaded, documents: &mut [Document]) {
     let (model, d) = (&base.model, base.model.config().hidden_size);
     let layer = config.adapter.layer;
-    let (rows, total) = (texts.len(), texts[0].ids.len());
-    let ids: Vec<u32> = texts.iter().flat_map(|t| t.ids.iter().copied()).collect();
-    let h = model.trunk(&mut model.state(rows), &ids, layer);
+    let (rows, n) = (documents.len(), documents[0].ids.len());
+    let ids: Vec<u32> = documents.iter().flat_map(|t| t.ids.iter().copied()).collect();
+    let mut state = model.state(rows);
+    let h = model.trunk(&mut state, &ids, layer);
     let gain = model.layer(layer).attention_norm;
     let eps = model.config().rms_norm_eps as f32;
-    texts
-        .into_iter()
-        .enumerate()
-        .map(|(row, t)| {
-            let h = &h[row * total * d..(row + 1) * total * d];
-            let n = t.key.len();
-            let (mut x, mut inv) = (vec![0.0; n * d], vec![0.0; n]);
-            norm::rms_forward(&h[..n * d], gain, eps, &mut x, &mut inv);
-            let residual = [&h[..d], &h[(total - config.data.tail) * d..]].concat();
-            Document { ids: t.ids, key: t.key, answer: t.answer, names: t.names, x, residual }
-        })
-        .collect()
+    for (doc, h) in documents.iter_mut().zip(h.chunks(n * d)) {
+        doc.x = vec![0.0; n * d];
+        norm::rms_forward(h, gain, eps, &mut doc.x, &mut vec![0.0; n]);
+    }
+    for tail in 0..config.data.tails {
+        let ids: Vec<u32> = documents.iter().flat_map(|t| t.tails[tail].ids.iter().copied()).collect();
+        let end = model.trunk(&mut state.clone(), &ids, layer);
+        for ((doc, first), end) in documents.iter_mut().zip(h.chunks(n * d)).zip(end.chunks(config.data.tail * d)) {
+            doc.tails[tail].residual = [&first[..d], end].concat();
+        }
+    }
 }
 
 fn write(path: &Path, documents: &[Document], identity: &str) -> Result<()> {
     let fail = |e: infini_format::tensors::TensorError| Error::Model(e.to_string());
+    let tokens = |ids: &[u32]| Tensor::i32(&[ids.len()], &ids.iter().map(|x| *x as i32).collect::<Vec<_>>());
+    let bytes = |x: Vec<u8>| Tensor::u8(&[x.len()], &x);
     let mut tensors = Vec::new();
     for (i, doc) in documents.iter().enumerate() {
-        let bytes = |x: &[bool]| x.iter().map(|x| u8::from(*x)).collect::<Vec<u8>>();
-        let ids: Vec<i32> = doc.ids.iter().map(|x| *x as i32).collect();
-        let named = doc.names.join("\n").into_bytes();
-        let (rows, tail) = (doc.key.len(), doc.answer.len() + 1);
-        tensors.push((format!("{i}.ids"), Tensor::i32(&[ids.len()], &ids).map_err(fail)?));
-        tensors.push((format!("{i}.key"), Tensor::u8(&[rows], &bytes(&doc.key)).map_err(fail)?));
-        tensors.push((format!("{i}.answer"), Tensor::u8(&[tail - 1], &bytes(&doc.answer)).map_err(fail)?));
-        tensors.push((format!("{i}.names"), Tensor::u8(&[named.len()], &named).map_err(fail)?));
-        tensors.push((format!("{i}.x"), Tensor::bf16(&[rows, doc.x.len() / rows], &doc.x).map_err(fail)?));
-        let d = doc.residual.len() / tail;
-        tensors.push((format!("{i}.residual"), Tensor::f32(&[tail, d], &doc.residual).map_err(fail)?));
+        let (rows, d) = (doc.key.len(), doc.x.len() / doc.key.len());
+        tensors.push((format!("{i}.ids"), tokens(&doc.ids)));
+        tensors.push((format!("{i}.key"), bytes(doc.key.iter().map(|x| u8::from(*x)).collect())));
+        tensors.push((format!("{i}.names"), bytes(doc.names.join("\n").into_bytes())));
+        tensors.push((format!("{i}.paper"), bytes(vec![u8::from(doc.paper)])));
+        tensors.push((format!("{i}.x"), Tensor::bf16(&[rows, d], &doc.x)));
+        for (t, tail) in doc.tails.iter().enumerate() {
+            let code = |a: &Option<Answer>| ANSWERS.iter().position(|x| x == a).map_or(0, |i| i as u8);
+            tensors.push((format!("{i}.{t}.ids"), tokens(&tail.ids)));
+            tensors.push((format!("{i}.{t}.answer"), bytes(tail.answer.iter().map(code).collect())));
+            tensors.push((format!("{i}.{t}.residual"), Tensor::f32(&[tail.ids.len() + 1, d], &tail.residual)));
+        }
     }
+    let tensors = tensors.into_iter().map(|(name, t)| Ok((name, t.map_err(fail)?))).collect::<Result<Vec<_>>>()?;
     let views: Vec<(&str, TensorView)> = tensors.iter().map(|(n, t)| (n.as_str(), t.view())).collect();
     let metadata = [("format".to_string(), "infini-pool".to_string()), ("pool".into(), identity.into())].into();
     let bytes = serialize(&views, &metadata).map_err(fail)?;
@@ -284,21 +358,31 @@ pub fn read(config: &AdaptConfig, base: &Loaded, dir: &Path) -> Result<Vec<Docum
             return Err(bad("its documents are of another base or configuration".into()));
         }
         for i in 0..SHARD {
-            let get = |name: &str| file.get(&format!("{i}.{name}")).map_err(|e| bad(e.to_string()));
-            let flags = |name: &str| -> Result<Vec<bool>> {
-                Ok(get(name)?.to_u8().map_err(|e| bad(e.to_string()))?.into_iter().map(|x| x != 0).collect())
+            let get = |name: String| file.get(&name).map_err(|e| bad(e.to_string()));
+            let bytes = |name: String| get(name)?.to_u8().map_err(|e| bad(e.to_string()));
+            let tokens = |name: String| -> Result<Vec<u32>> {
+                let ids = get(name)?.to_i32().map_err(|e| bad(e.to_string()))?;
+                Ok(ids.into_iter().map(|x| x as u32).collect())
             };
-            let floats = |name: &str| get(name)?.to_f32().map_err(|e| bad(e.to_string()));
-            let ids = get("ids")?.to_i32().map_err(|e| bad(e.to_string()))?;
-            let names = String::from_utf8(get("names")?.to_u8().map_err(|e| bad(e.to_string()))?);
-            let names = names.map_err(|e| bad(e.to_string()))?;
+            let floats = |name: String| get(name)?.to_f32().map_err(|e| bad(e.to_string()));
+            let flags = |name: String| -> Result<Vec<bool>> { Ok(bytes(name)?.into_iter().map(|x| x != 0).collect()) };
+            let names = String::from_utf8(bytes(format!("{i}.names"))?).map_err(|e| bad(e.to_string()))?;
+            let tail = |t: usize| -> Result<Tail> {
+                let code = |c: u8| ANSWERS.get(c as usize).copied().ok_or_else(|| bad(format!("answer {c}")));
+                Ok(Tail {
+                    ids: tokens(format!("{i}.{t}.ids"))?,
+                    answer: bytes(format!("{i}.{t}.answer"))?.into_iter().map(code).collect::<Result<_>>()?,
+                    residual: floats(format!("{i}.{t}.residual"))?,
+                    hidden: Vec::new(),
+                })
+            };
             out.push(Document {
-                ids: ids.into_iter().map(|x| x as u32).collect(),
-                key: flags("key")?,
-                answer: flags("answer")?,
+                ids: tokens(format!("{i}.ids"))?,
+                key: flags(format!("{i}.key"))?,
                 names: names.lines().map(str::to_string).collect(),
-                x: floats("x")?,
-                residual: floats("residual")?,
+                paper: flags(format!("{i}.paper"))? == [true],
+                x: floats(format!("{i}.x"))?,
+                tails: (0..config.data.tails).map(tail).collect::<Result<_>>()?,
             });
         }
     }

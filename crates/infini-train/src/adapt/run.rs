@@ -1,5 +1,6 @@
 //! A run and its folder: the pool, the steps, checkpoints, metrics and the adapter.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Instant;
@@ -66,8 +67,8 @@ pub struct AdaptSummary {
     pub steps: u64,
     /// Seconds of steps, those before a resume included, the pool's not.
     pub seconds: f64,
-    /// Answer tokens of held-out documents that the finished adapter says.
-    pub held_out: Count,
+    /// Answers of held-out documents by what makes them hard, and their tokens; see [`Stages::held_out`].
+    pub held_out: BTreeMap<&'static str, Count>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -83,15 +84,15 @@ struct Saved {
 pub fn expected_memory(config: &AdaptConfig, base: &ModelConfig) -> u64 {
     let numbers: usize = base.parameters().iter().map(|p| p.shape.iter().product::<usize>()).sum();
     let (d, s, u) = (base.hidden_size, config.adapter.segment_len, config.data.tail + 1);
-    let document = (config.data.segments + 1) * s * d + 2 * u * d;
+    let document = (config.data.segments + 1) * s * d + 2 * config.data.tails * u * d;
     let rows = config.train.batch[2] * u;
     let layers = base.num_hidden_layers.saturating_sub(config.adapter.layer);
     let step = rows * layers * (8 * d + 4 * base.intermediate_size) + 12 * 64 * 3 * base.vocab_size;
     4 * (2 * numbers + config.data.documents * document + step) as u64
 }
 
-/// Adapts `base` as `config` says, in a folder that then holds `adapter.safetensors`, `metrics.jsonl`,
-/// `checkpoint/` and `pool/`.
+/// Adapts `base` as `config` says, in a folder that then holds `adapter.safetensors`, `config.toml` with every default,
+/// `metrics.jsonl`, `checkpoint/` and `pool/`.
 ///
 /// # Errors
 /// A configuration that does not fit the base, the disk's errors, a checkpoint or pool of another run, and
@@ -108,13 +109,15 @@ pub fn adapt(
     let out = options.out;
     let dir = out.join("pool");
     let unfinished =
-        |steps: u64, seconds: f64| AdaptSummary { finished: false, steps, seconds, held_out: Count::default() };
+        |steps: u64, seconds: f64| AdaptSummary { finished: false, steps, seconds, held_out: BTreeMap::new() };
     let built = pool::build(config, &base, options.data_dir, &dir, options.stop, &mut |done, of| {
         progress(AdaptEvent::Pool { done, of });
     })?;
     if !built {
         return Ok(unfinished(0, 0.0));
     }
+    let resolved = toml::to_string(config).expect("a configuration is plain data");
+    atomic_write(&RealIo, &out.join("config.toml"), PUBLIC, resolved.as_bytes()).map_err(Error::file)?;
     let documents = pool::read(config, &base, &dir)?;
     let class = |id: u32| match base.tokenizer.decode(&[id]).as_str() {
         " " => 10,
@@ -155,7 +158,7 @@ pub fn adapt(
         if saved.step.is_multiple_of(config.train.log_every) || saved.step == steps || report.skipped.is_some() {
             let line = serde_json::json!({
                 "step": report.step, "stage": report.stage + 1, "answer_loss": report.answer_loss,
-                "answer_accuracy": report.answer_accuracy, "divergence": report.divergence,
+                "answer_accuracy": report.answer_accuracy(), "divergence": report.divergence,
                 "written_keys": report.written[0], "written_others": report.written[1],
                 "read_answers": report.read[0], "read_others": report.read[1], "together": report.together,
                 "skipped": report.skipped, "seconds": saved.seconds,
@@ -172,6 +175,6 @@ pub fn adapt(
             return Ok(unfinished(saved.step, saved.seconds));
         }
     }
-    let held_out = stages.held_out();
+    let held_out = stages.held_out(2);
     Ok(AdaptSummary { finished: true, steps, seconds: saved.seconds, held_out })
 }

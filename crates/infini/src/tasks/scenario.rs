@@ -62,6 +62,10 @@ pub struct Scenario {
     pub questions: Vec<Question>,
     /// Whose the keys are, in their order, and one more, whose key was not told; empty without owners.
     pub names: Vec<String>,
+    /// The numbers of the keys.
+    digits: Vec<String>,
+    /// What the keys are called, and what the one not told is; empty in the paper's words.
+    nouns: Vec<String>,
 }
 
 impl Scenario {
@@ -70,50 +74,54 @@ impl Scenario {
         let digits: Vec<String> = (0..plan.keys).map(|_| digits(rng, plan.digits, plan.few_digits)).collect();
         // One name more, for the key that nobody told.
         let names = if plan.named { wording::names(rng, plan.split, plan.keys + 1) } else { Vec::new() };
-        let owner = |i: usize| names.get(i).map(String::as_str);
+        let mut told = Scenario { keys: Vec::new(), questions: Vec::new(), names, digits, nouns: Vec::new() };
         if plan.paper {
-            return Scenario { names: names.clone(), ..Self::in_the_papers_words(rng, plan, &digits, &owner) };
+            told.keys = (told.digits.iter().enumerate())
+                .map(|(i, d)| Told {
+                    text: wording::KEY.replace("pass key", &told.in_the_papers_words(i)).replace("{k}", d),
+                    key_first: false,
+                })
+                .collect();
+        } else {
+            told.nouns = (0..=plan.keys).map(|_| wording::noun(rng, plan.split)).collect();
+            if rng.random_bool(0.5) {
+                let one = told.nouns[0].clone();
+                told.nouns.fill(one);
+            }
+            let keys = (0..plan.keys).map(|i| {
+                let key_first = rng.random_bool(plan.key_first);
+                let (noun, owner, digits) = (&told.nouns[i], told.owner(i), &told.digits[i]);
+                let text = match key_first {
+                    true => wording::key_first(rng, noun, owner, digits),
+                    false => wording::key(rng, plan.split, noun, owner, digits),
+                };
+                Told { text, key_first }
+            });
+            told.keys = keys.collect();
         }
-        let mut nouns: Vec<String> = (0..=plan.keys).map(|_| wording::noun(rng, plan.split)).collect();
-        if rng.random_bool(0.5) {
-            let one = nouns[0].clone();
-            nouns.fill(one);
-        }
-        let keys = (0..plan.keys).map(|i| {
-            let key_first = rng.random_bool(plan.key_first);
-            let text = match key_first {
-                true => wording::key_first(rng, &nouns[i], owner(i), &digits[i]),
-                false => wording::key(rng, plan.split, &nouns[i], owner(i), &digits[i]),
-            };
-            Told { text, key_first }
-        });
-        let keys = keys.collect();
-        let questions = asked(rng, plan).into_iter().map(|i| {
-            let noun = if rng.random_bool(0.8) { nouns[i].clone() } else { wording::noun(rng, plan.split) };
-            let text = wording::question(rng, plan.split, &noun, owner(i));
-            Question { text, digits: digits.get(i).cloned() }
-        });
-        Scenario { questions: questions.collect(), keys, names }
+        told.questions = asked(rng, plan).into_iter().map(|i| told.ask(rng, plan.split, i)).collect();
+        told
     }
 
-    fn in_the_papers_words<'a>(
-        rng: &mut ChaCha8Rng,
-        plan: &Plan,
-        digits: &[String],
-        owner: &dyn Fn(usize) -> Option<&'a str>,
-    ) -> Self {
-        let of = |i: usize| owner(i).map_or_else(|| "pass key".into(), |x| format!("pass key of {x}"));
-        let told = |(i, d): (usize, &String)| {
-            let text = wording::KEY.replace("pass key", &of(i)).replace("{k}", d);
-            Told { text, key_first: false }
-        };
-        let asked =
-            |i: usize| Question { text: wording::QUESTION.replace("pass key", &of(i)), digits: digits.get(i).cloned() };
-        Scenario {
-            keys: digits.iter().enumerate().map(told).collect(),
-            questions: self::asked(rng, plan).into_iter().map(asked).collect(),
-            names: Vec::new(),
+    /// Words a question for key `i`, another one each time; the number of the keys is the one not told.
+    ///
+    /// # Panics
+    /// If `i` is above that.
+    pub fn ask(&self, rng: &mut ChaCha8Rng, split: Split, i: usize) -> Question {
+        let digits = self.digits.get(i).cloned();
+        if self.nouns.is_empty() {
+            return Question { text: wording::QUESTION.replace("pass key", &self.in_the_papers_words(i)), digits };
         }
+        let noun = if rng.random_bool(0.8) { self.nouns[i].clone() } else { wording::noun(rng, split) };
+        Question { text: wording::question(rng, split, &noun, self.owner(i)), digits }
+    }
+
+    fn owner(&self, i: usize) -> Option<&str> {
+        self.names.get(i).map(String::as_str)
+    }
+
+    fn in_the_papers_words(&self, i: usize) -> String {
+        self.owner(i).map_or_else(|| "pass key".into(), |x| format!("pass key of {x}"))
     }
 }
 

@@ -1,0 +1,192 @@
+//! The losses of the three stages.
+
+use burn::tensor::{DType, Int, Tensor, TensorData, activation};
+use infini::config::Write;
+use rand_chacha::ChaCha8Rng;
+
+use super::batch::{Batch, Words};
+use super::graph::Memory;
+use super::leaves::host;
+use super::stages::{Report, Said, Stages};
+use super::upper::constant;
+use crate::ops::composed::softplus;
+
+/// Weight of a key token in the labels of the write gate.
+const KEY_WEIGHT: f64 = 3.0;
+
+impl Stages<'_> {
+    /// The loss of a stage over documents, each with one of its tails.
+    pub(super) fn loss(&self, stage: usize, docs: &[(usize, usize)], rng: &mut ChaCha8Rng) -> (Tensor<1>, Report) {
+        let t = &self.config.train;
+        let docs: Vec<_> = docs.iter().map(|(i, t)| (&self.documents[*i], &self.documents[*i].tails[*t])).collect();
+        let x: Vec<f32> = docs.iter().flat_map(|(doc, _)| &doc.x).copied().collect();
+        let label: Vec<bool> = docs.iter().flat_map(|(doc, _)| &doc.key).copied().collect();
+        let x = constant(x, [label.len(), self.width], &self.device);
+        // write gates of every remembered token
+        let bias = self.leaves.get::<1>("write.bias").unsqueeze();
+        let gates = self.body.linear(x.clone(), self.leaves.get("write.weight")) + bias;
+        let opened = host(gates.clone());
+        let heads = self.config.adapter.heads;
+        let open: Vec<bool> = opened.chunks(heads).map(|x| x.iter().any(|x| *x > 0.0)).collect();
+        let batch = Batch::new(t, stage, docs, &open, rng);
+        let mut report = Report { stage, together: batch.together, ..Report::default() };
+        report.written = [true, false].map(|key| {
+            let rows = opened.chunks(heads).zip(&label).filter(|(_, l)| **l == key);
+            mean(rows.flat_map(|(x, _)| x.iter().map(|x| f64::from(u8::from(*x > 0.0)))))
+        });
+
+        let residual: Vec<f32> = batch.docs.iter().flat_map(|(_, tail)| &tail.residual).copied().collect();
+        let residual = constant(residual, [batch.docs.len() * (1 + self.config.data.tail), self.width], &self.device);
+        let at = batch.queries.iter().map(|(i, j)| i * (1 + self.config.data.tail) + 1 + j);
+        let places = self.index(at);
+        let xq = self.upper.normed(residual.clone()).select(0, places.clone());
+        let words = Words::new(&batch, &self.config.adapter);
+        let memory = self.memory(&words);
+        let a = self.recalled(&memory, stage, &batch, &words, x, &gates, &xq);
+        let write = self.write_labels(&gates, &label) * t.write_labels;
+        if stage == 0 {
+            let classes: Vec<usize> = batch.answers.iter().map(|q| self.class[batch.target(*q) as usize]).collect();
+            let scores = self.body.linear(a, self.leaves.get("digits"));
+            return (score(scores, &classes, &batch, &mut report) + write, report);
+        }
+        let read = memory.read_gate(xq);
+        let is_answer: Vec<bool> = (0..batch.queries.len()).map(|q| batch.answer(q).is_some()).collect();
+        let opened = host(activation::sigmoid(read.clone()));
+        report.read = [true, false].map(|answer| {
+            let rows = opened.chunks(heads).zip(&is_answer).filter(|(_, a)| **a == answer);
+            mean(rows.flat_map(|(g, _)| g.iter().map(|g| f64::from(*g))))
+        });
+        let out = memory.output(a, read.clone());
+        let hidden = match stage {
+            // as if the upper layers did nothing to what is added
+            1 => self.base(&batch, 0..batch.queries.len()) + out * self.upper.gain() / self.scale,
+            _ => self.through(residual, out).select(0, places),
+        };
+        let mut loss = self.spoken(&batch, hidden, &mut report);
+        if stage == 1 {
+            let label = is_answer.iter().map(|a| f32::from(u8::from(*a))).collect();
+            let label = constant::<2>(label, [is_answer.len(), 1], &self.device);
+            let labels = softplus(read.clone().neg()) + read * (label.neg() + 1.0);
+            loss = loss + labels.mean() * t.read_labels + write;
+        } else {
+            loss = loss + activation::sigmoid(gates).mean() * t.sparsity;
+        }
+        (loss, report)
+    }
+
+    /// The memory on the words of a step.
+    fn memory(&self, words: &Words) -> Memory<'_> {
+        let raw: Vec<f32> = words.ids.iter().flat_map(|id| self.embedded(*id)).copied().collect();
+        let white = constant(self.white(&raw), [words.ids.len(), self.words.rows.len() / self.width], &self.device);
+        let raw = constant(raw, [words.ids.len(), self.width], &self.device);
+        Memory::new(&self.config.adapter, &self.leaves, self.body, raw, white)
+    }
+
+    /// What every query reads, `[n, H·V]`. `x` are the inputs of all remembered tokens, `gates` their write gates'
+    /// logits, `xq` the queries' inputs.
+    fn recalled(
+        &self,
+        memory: &Memory,
+        stage: usize,
+        batch: &Batch,
+        words: &Words,
+        x: Tensor<2>,
+        gates: &Tensor<2>,
+        xq: &Tensor<2>,
+    ) -> Tensor<2> {
+        let c = memory.c;
+        let own = self.index(batch.keys.iter().map(|(i, j)| batch.first[*i] + j));
+        let previous = self.index(batch.keys.iter().map(|(i, j)| batch.first[*i] + j - 1));
+        let keys = (memory.places("key", x.clone().select(0, previous)), memory.pool(&words.keys, c.before + c.after));
+        let value = memory.affine("value", x.select(0, own.clone()));
+        let strength = match stage {
+            2 => self.body.write_gate(gates.clone().select(0, own), Write::Hard),
+            _ => Tensor::ones([batch.keys.len(), c.heads], (&self.device, DType::F32)),
+        };
+        let queries = (memory.places("query", xq.clone()), memory.pool(&words.queries, c.before));
+        let visible = constant(batch.visible.clone(), [batch.queries.len(), batch.keys.len()], &self.device);
+        memory.read(queries, keys, value, strength, visible)
+    }
+
+    /// The base's final hidden states at queries.
+    fn base(&self, batch: &Batch, queries: impl Iterator<Item = usize> + Clone) -> Tensor<2> {
+        let d = self.width;
+        let hidden = queries.clone().flat_map(|q| {
+            let (i, j) = batch.queries[q];
+            batch.docs[i].1.hidden[j * d..(j + 1) * d].iter().copied()
+        });
+        constant(hidden.collect(), [queries.count(), d], &self.device)
+    }
+
+    /// The true layers: final hidden states over first tokens and tails when `out`, of the tails' tokens in order,
+    /// joins what the memory's layer adds.
+    fn through(&self, residual: Tensor<2>, out: Tensor<2>) -> Tensor<2> {
+        let (tail, d) = (self.config.data.tail, self.width);
+        let n = residual.dims()[0] / (1 + tail);
+        // nothing is added to the first tokens
+        let zero = Tensor::<3>::zeros([n, 1, d], (&self.device, DType::F32));
+        let added = Tensor::cat(vec![zero, out.reshape([n, tail, d])], 1).reshape([n * (1 + tail), d]);
+        self.upper.hidden(self.upper.forward(residual, Some(added)))
+    }
+
+    /// Cross-entropy of answers and divergence from the base elsewhere, of the queries' final hidden states.
+    fn spoken(&self, batch: &Batch, hidden: Tensor<2>, report: &mut Report) -> Tensor<1> {
+        let select = |rows: &[usize]| hidden.clone().select(0, self.index(rows.iter().copied()));
+        let targets: Vec<usize> = batch.answers.iter().map(|q| batch.target(*q) as usize).collect();
+        let loss = score(self.upper.logits(select(&batch.answers)), &targets, batch, report);
+        let base = self.base(batch, batch.others.iter().copied());
+        let expected = activation::log_softmax(self.upper.logits(base), 1).detach();
+        let ours = activation::log_softmax(self.upper.logits(select(&batch.others)), 1);
+        let divergence = (expected.clone().exp() * (expected - ours)).sum() / batch.others.len().max(1) as f64;
+        report.divergence = f64::from(divergence.clone().detach().into_scalar::<f32>());
+        loss + divergence * self.config.train.divergence
+    }
+
+    /// Whitened embeddings.
+    fn white(&self, raw: &[f32]) -> Vec<f32> {
+        let (d, k) = (self.width, self.words.rows.len() / self.width);
+        let rows: Vec<f32> = self.words.rows.iter().map(|x| *x as f32).collect();
+        let centred: Vec<f32> =
+            raw.iter().enumerate().map(|(i, x)| (f64::from(*x) - self.words.mean[i % d]) as f32).collect();
+        let mut out = vec![0.0; raw.len() / d * k];
+        infini_kernels::linear::forward(&centred, &rows, &mut out, [raw.len() / d, d, k], false);
+        out
+    }
+
+    /// Binary cross-entropy of the write gates with the keys' tokens as labels.
+    fn write_labels(&self, logits: &Tensor<2>, label: &[bool]) -> Tensor<1> {
+        let y: Vec<f32> = label.iter().map(|l| f32::from(u8::from(*l))).collect();
+        let y = constant::<2>(y, [label.len(), 1], &self.device);
+        let open = softplus(logits.clone().neg()) * (y.clone() * KEY_WEIGHT);
+        let shut = softplus(logits.clone()) * (y.neg() + 1.0);
+        (open + shut).mean()
+    }
+
+    fn index(&self, rows: impl Iterator<Item = usize>) -> Tensor<1, Int> {
+        let rows: Vec<i64> = rows.map(|r| r as i64).collect();
+        let n = rows.len();
+        Tensor::from_data(TensorData::new(rows, [n]), (&self.device, DType::I64))
+    }
+}
+
+fn mean(x: impl Iterator<Item = f64>) -> f64 {
+    let (sum, n) = x.fold((0.0, 0.0f64), |(s, n), x| (s + x, n + 1.0));
+    sum / n.max(1.0)
+}
+
+/// Mean cross-entropy of the answers' scores; the loss and what was said go into the report.
+fn score(scores: Tensor<2>, targets: &[usize], batch: &Batch, report: &mut Report) -> Tensor<1> {
+    let [n, k] = scores.dims();
+    let rows = host(scores.clone());
+    report.said = (rows.chunks(k).zip(targets).zip(&batch.answers))
+        .filter_map(|((row, t), q)| {
+            let (i, j) = batch.queries[*q];
+            Some(Said { document: i, place: j, kind: batch.answer(*q)?, right: row.iter().all(|x| *x <= row[*t]) })
+        })
+        .collect();
+    let ids: Vec<i64> = targets.iter().map(|t| *t as i64).collect();
+    let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [n, 1]), (&scores.device(), DType::I64));
+    let loss = activation::log_softmax(scores, 1).gather(1, ids).neg().sum() / n.max(1) as f64;
+    report.answer_loss = f64::from(loss.clone().detach().into_scalar::<f32>());
+    loss
+}
