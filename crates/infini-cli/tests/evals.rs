@@ -84,6 +84,30 @@ fn one_text_under_full_attention_a_window_and_a_memory() {
 }
 
 #[test]
+fn needles_and_facts_are_asked_for_at_every_length() {
+    let home = adapted();
+    let ruler = ["eval", "ruler", "--tasks", "niah_single_2,niah_multiquery", "--samples", "3", "--lengths", "700,900"];
+    let rows = home.json(&ruler, 0)["rows"].clone();
+    let n: Vec<u64> = rows.as_array().unwrap().iter().map(|r| r["n"].as_u64().unwrap()).collect();
+    assert_eq!(n, [3, 3, 12, 12]);
+    let adapter = ["--model", "base", "--adapter", "a.safetensors"];
+    home.ok(&[&ruler[..], &adapter, &["--plot", "ruler.svg"]].concat());
+    assert!(std::fs::read_to_string(home.path("ruler.svg")).unwrap().contains("niah_multiquery"));
+    assert!(home.fails(1, &["eval", "ruler", "--tasks", "niah_single"]).contains("niah_single_"));
+
+    std::fs::create_dir(home.path("babi")).unwrap();
+    let babi = ["eval", "babi", "--data", "babi", "--tasks", "qa1", "--samples", "3", "--shots", "1"];
+    assert!(home.fails(1, &babi).contains("no bAbI data"));
+    for split in ["train", "test"] {
+        let story = "1 Ann went to the attic.\n2 Bob moved to the cellar.\n3 Where is Ann? \tattic\t1\n";
+        home.write(&format!("babi/qa1_single_{split}.txt"), story);
+    }
+    let rows = home.json(&[&babi[..], &["--lengths", "0,600"]].concat(), 0)["rows"].clone();
+    assert_eq!((&rows[0]["n"], &rows[1]["tokens"], &rows[1]["task"]), (&3.into(), &1800.into(), &"qa1".into()));
+    assert!(home.fails(1, &[&babi[..], &["--lengths", "60"]].concat()).contains("does not fit"));
+}
+
+#[test]
 fn recall_of_full_attention_ends_where_it_has_no_room() {
     let home = adapted();
     let passkey = ["eval", "passkey", "--model", "base", "--samples", "2", "--depths", "0", "--lengths"];

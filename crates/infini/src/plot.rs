@@ -8,6 +8,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::error::{Error, Result};
+use crate::eval::long;
 use crate::eval::passkey::Row;
 
 const INK: RGBColor = RGBColor(0x1f, 0x23, 0x28);
@@ -62,6 +63,30 @@ pub fn heat(title: &str, rows: &[Row]) -> Result<String> {
     grid(title, ("length in tokens", &columns), ("depth", &lines), &fields.collect::<Vec<_>>())
 }
 
+/// Task × length picture of what was answered, with n.
+///
+/// # Errors
+/// No rows.
+pub fn tasks(title: &str, rows: &[long::Row]) -> Result<String> {
+    let mut lengths: Vec<usize> = rows.iter().map(|r| r.length).collect();
+    lengths.sort_unstable();
+    lengths.dedup();
+    let mut names: Vec<String> = Vec::new();
+    for r in rows {
+        if !names.contains(&r.task) {
+            names.push(r.task.clone());
+        }
+    }
+    let fields = rows.iter().map(|row| Field {
+        column: lengths.iter().position(|l| *l == row.length).unwrap_or(0),
+        line: names.iter().position(|n| *n == row.task).unwrap_or(0),
+        value: row.exact,
+        note: Some(format!("n = {}", row.n)),
+    });
+    let columns: Vec<String> = lengths.iter().map(|l| thousands(*l)).collect();
+    grid(title, ("length in tokens", &columns), ("task", &names), &fields.collect::<Vec<_>>())
+}
+
 /// Head × layer picture of numbers in [0, 1], such as gates or write rates: `rows` are a layer's
 /// index and its heads' values.
 ///
@@ -90,9 +115,11 @@ fn grid(title: &str, x: (&str, &[String]), y: (&str, &[String]), fields: &[Field
         return Err(nothing("no rows"));
     }
     const FIELD: (i32, i32) = (92, 46);
-    const ORIGIN: (i32, i32) = (76, 64);
-    let right = ORIGIN.0 + FIELD.0 * x.1.len() as i32;
-    let bottom = ORIGIN.1 + FIELD.1 * y.1.len() as i32;
+    // names of tasks are longer than numbers
+    let longest = y.1.iter().map(String::len).max().unwrap_or(0) as i32;
+    let origin = ((28 + 7 * longest).max(76), 64);
+    let right = origin.0 + FIELD.0 * x.1.len() as i32;
+    let bottom = origin.1 + FIELD.1 * y.1.len() as i32;
     let width = (right + 24).max(title.len() as i32 * 9 + 24);
     draw((width as u32, bottom as u32 + 58), |area| {
         let middle = Pos::new(HPos::Center, VPos::Center);
@@ -101,17 +128,17 @@ fn grid(title: &str, x: (&str, &[String]), y: (&str, &[String]), fields: &[Field
             area.draw(&Text::new(text.to_owned(), at, style))
         };
         write(title, (12, 14), 17, INK, Pos::new(HPos::Left, VPos::Top))?;
-        write(y.0, (12, ORIGIN.1 - 16), 13, INK, Pos::new(HPos::Left, VPos::Center))?;
-        write(x.0, ((ORIGIN.0 + right) / 2, bottom + 38), 13, INK, middle)?;
+        write(y.0, (12, origin.1 - 16), 13, INK, Pos::new(HPos::Left, VPos::Center))?;
+        write(x.0, ((origin.0 + right) / 2, bottom + 38), 13, INK, middle)?;
         for (i, name) in x.1.iter().enumerate() {
-            write(name, (ORIGIN.0 + FIELD.0 * i as i32 + FIELD.0 / 2, bottom + 16), 13, INK, middle)?;
+            write(name, (origin.0 + FIELD.0 * i as i32 + FIELD.0 / 2, bottom + 16), 13, INK, middle)?;
         }
         for (i, name) in y.1.iter().enumerate() {
-            let at = (ORIGIN.0 - 12, ORIGIN.1 + FIELD.1 * i as i32 + FIELD.1 / 2);
+            let at = (origin.0 - 12, origin.1 + FIELD.1 * i as i32 + FIELD.1 / 2);
             write(name, at, 13, INK, Pos::new(HPos::Right, VPos::Center))?;
         }
         for f in fields {
-            let (left, top) = (ORIGIN.0 + FIELD.0 * f.column as i32, ORIGIN.1 + FIELD.1 * f.line as i32);
+            let (left, top) = (origin.0 + FIELD.0 * f.column as i32, origin.1 + FIELD.1 * f.line as i32);
             let (colour, ink) = viridis(f.value);
             let field = [(left + 1, top + 1), (left + FIELD.0 - 1, top + FIELD.1 - 1)];
             area.draw(&Rectangle::new(field, colour.filled()))?;
@@ -284,6 +311,26 @@ mod tests {
         assert_eq!(svg.matches("<rect").count(), 5);
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
         assert!(heat("", &[]).is_err());
+    }
+
+    #[test]
+    fn a_picture_of_tasks_names_them() {
+        let row = |task: &str, length| long::Row {
+            task: task.into(),
+            length,
+            n: 40,
+            exact: 0.5,
+            interval: [0.3, 0.7],
+            tokens: 1,
+            seconds: 1.0,
+            examples: Vec::new(),
+        };
+        let svg = tasks("RULER", &[row("niah_single_1", 0), row("niah_single_1", 4096), row("qa1", 4096)]).unwrap();
+        for part in ["niah_single_1", "qa1", "4,096", "n = 40"] {
+            assert!(svg.contains(part), "{part}");
+        }
+        assert_eq!((svg.matches("<rect").count(), svg.matches("niah_single_1").count()), (4, 1));
+        assert!(tasks("", &[]).is_err());
     }
 
     #[test]

@@ -18,7 +18,7 @@ use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
 use crate::console::{Outcome, Table, note, say, usage};
-use crate::models;
+use crate::models::ModelFlag;
 use crate::report::JsonFlag;
 use cases::{Case, Work};
 use clock::Limits;
@@ -40,9 +40,12 @@ pub struct Args {
     /// Tokens that `stream` reads, one length or several [default: 1048576,10485760]
     #[arg(long, value_name = "N,N", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1000..))]
     tokens: Vec<u64>,
-    /// Model folder for `stream` and `save` [default: a fresh model of the passkey recipe's size]
-    #[arg(long, value_name = "DIR")]
+    /// Model for `stream` and `save` [default: a fresh model of the passkey recipe's size]
+    #[arg(long, value_name = "MODEL")]
     model: Option<std::path::PathBuf>,
+    /// Adapter of that model
+    #[arg(long, value_name = "FILE", requires = "model")]
+    adapter: Option<std::path::PathBuf>,
     /// Only the case of this name (of `train`, `decode` and the long forward passes of `stream`)
     #[arg(long, value_name = "NAME")]
     case: Option<String>,
@@ -77,7 +80,8 @@ pub fn run(args: &Args) -> Result<Outcome> {
         let (1, Some(case)) = (args.what.len(), case) else {
             return Err(usage("infini bench worker takes one --case and nothing else"));
         };
-        worker::serve(&case)?;
+        let model = args.model.as_ref().map(|_| reader(args)).transpose()?;
+        worker::serve(&case, model)?;
         return Ok(Outcome::Done);
     }
     args.json.check()?;
@@ -120,7 +124,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
 /// The model that reads long inputs.
 fn reader(args: &Args) -> Result<infini::model::Model> {
     let model = match &args.model {
-        Some(dir) => infini::folder::load(&models::find(dir)?)?.model,
+        Some(model) => ModelFlag { model: model.clone(), adapter: args.adapter.clone() }.load()?.model,
         None => steps::fresh(&cases::selective()),
     };
     if model.grows() {

@@ -85,34 +85,43 @@ pub fn trainer(model: &ModelConfig, weights: &Weights, batch: usize, tokens: usi
 
 /// One repetition of a case, ready to be run.
 pub fn start(case: &Case) -> Box<dyn FnMut()> {
-    let (b, t, vocab) = (case.batch, case.tokens, case.model.vocab_size);
     match case.work {
         Work::Train => {
+            let (b, t) = (case.batch, case.tokens);
             let mut trainer = trainer(&case.model, &Weights::init(&case.model, 1), b, t);
             Box::new(move || {
                 let step = trainer.step(false).expect("numbers that are finite");
                 std::hint::black_box(step);
             })
         }
+        _ => start_on(case, model(case)),
+    }
+}
+
+/// One repetition of a case that reads or decodes, on this model.
+///
+/// # Panics
+/// If the case trains.
+pub fn start_on(case: &Case, model: Model) -> Box<dyn FnMut()> {
+    let (b, t, vocab) = (case.batch, case.tokens, model.config().vocab_size);
+    match case.work {
+        Work::Train => panic!("a model that streams does not train"),
         Work::Forward | Work::Read => {
-            let (model, ids) = (model(case), tokens(vocab, 0, b * t));
+            let ids = tokens(vocab, 0, b * t);
             let want = if case.work == Work::Forward { Want::All } else { Want::Last };
             Box::new(move || {
                 let mut state = model.state(b);
                 std::hint::black_box(model.forward(&mut state, &ids, want));
             })
         }
-        Work::Decode => {
-            let model = model(case);
-            Box::new(move || {
-                let mut state = model.state(b);
-                let mut next = vec![0; b];
-                for _ in 0..t {
-                    let logits = model.forward(&mut state, &next, Want::Last);
-                    next = logits.chunks(vocab).map(argmax).collect();
-                }
-            })
-        }
+        Work::Decode => Box::new(move || {
+            let mut state = model.state(b);
+            let mut next = vec![0; b];
+            for _ in 0..t {
+                let logits = model.forward(&mut state, &next, Want::Last);
+                next = logits.chunks(vocab).map(argmax).collect();
+            }
+        }),
     }
 }
 

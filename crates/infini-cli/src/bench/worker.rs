@@ -4,16 +4,23 @@ use std::io::{BufRead, stdin};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use infini::model::Model;
 use serde_json::json;
 
-use super::cases::{Case, parameters};
+use super::cases::{Case, Work, parameters};
 use super::{steps, verify};
-use crate::console::say;
+use crate::console::{say, usage};
 
-/// Runs one case whenever a line asks for it, until the input ends.
-pub fn serve(case: &Case) -> Result<()> {
-    verify::model(&case.model)?;
-    let mut work = steps::start(case);
+/// Runs one case, on a model if there is one, whenever a line asks for it, until the input ends.
+pub fn serve(case: &Case, model: Option<Model>) -> Result<()> {
+    let mut work = match model {
+        None => {
+            verify::model(&case.model)?;
+            steps::start(case)
+        }
+        Some(_) if case.work == Work::Train => return Err(usage("--model: a case that trains has its own model")),
+        Some(model) => steps::start_on(case, model),
+    };
     work();
     let tokens = case.batch * case.tokens;
     let about = json!({ "parameters": parameters(&case.model), "tokens": tokens, "flops": case.flops() });

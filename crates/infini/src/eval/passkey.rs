@@ -16,6 +16,7 @@ use std::time::Instant;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::skim::Pieces;
 use super::{Count, rss, score};
 use crate::error::Result;
 use crate::generate;
@@ -248,23 +249,10 @@ impl<R: Reader> Reading<'_, R> {
         asked: usize,
     ) {
         let rows = batch.inputs.len();
-        let s = self.segment;
-        // the first segment holds what every window keeps; the last ones must be whole in every layer
-        let skimmed = match self.reader.full_segments() {
-            Some(n) => s..((asked / s).saturating_sub(n) * s).min(to / s * s).max(s),
-            None => 0..0,
-        };
+        let pieces = Pieces::new(self.segment, self.reader.full_segments(), to, asked, PIECE / rows);
         let mut at = from;
         while at < to {
-            let skim = skimmed.contains(&at) && at.is_multiple_of(s);
-            let border = match skim {
-                true => skimmed.end,
-                false if at < skimmed.end && !skimmed.is_empty() => (at + 1).next_multiple_of(s),
-                false => to,
-            };
-            let piece = (PIECE / rows).max(1);
-            let piece = if skim { piece.next_multiple_of(s) } else { piece };
-            let n = piece.min(border - at).min(to - at);
+            let (n, skim) = pieces.next(at);
             let mut tokens = Vec::with_capacity(rows * n);
             for i in 0..rows {
                 batch.copy(i, before.map(|b| b[i]), at, at + n, &mut tokens);

@@ -1,8 +1,10 @@
 //! What models are trained on and asked: batches of tokens that are pure functions of a
 //! configuration and a random number generator.
 
+pub mod babi;
 pub mod documents;
 pub mod filler;
+pub mod haystack;
 pub mod mqar;
 pub mod passkey;
 pub mod scenario;
