@@ -125,7 +125,7 @@ fn weights(c: &ModelConfig) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
         let n = p.shape.iter().product();
         let (middle, spread) = match p.init {
             Init::Constant(x) => (x, 0.5),
-            Init::Normal(std) | Init::Like(_, std) => (0.0, 1.7 * std),
+            Init::Normal(std) => (0.0, 1.7 * std),
             Init::Values(v) => (v[0], 1.0),
         };
         (p.name, (p.shape, (0..n).map(|_| middle + rng.random_range(-spread..spread)).collect()))

@@ -41,9 +41,6 @@ pub struct InfiniConfig {
     pub mix: MixName,
     /// Width of the causal depthwise convolution before q, k, v and the gates; 0 for none.
     pub conv: usize,
-    /// First values of the convolution and of the keys' projection.
-    #[serde(skip_serializing_if = "Start::is_random")]
-    pub start: Start,
     /// Whose queries, keys and values the memory works with.
     #[serde(skip_serializing_if = "Projections::is_shared")]
     pub projections: Projections,
@@ -84,7 +81,6 @@ impl Default for InfiniConfig {
             null_slot: NullSlot::Fixed(0.0),
             mix: MixName::Head,
             conv: 0,
-            start: Start::Random,
             projections: Projections::Shared,
             memory_heads: 0,
             memory_dim: 0,
@@ -230,8 +226,6 @@ pub enum Init {
     Normal(f32),
     /// These.
     Values(Vec<f32>),
-    /// Normal around 0, the numbers of the parameter of this name.
-    Like(String, f32),
 }
 
 /// One parameter: its name (Hugging Face's where it has one), shape and beginnings.
@@ -407,10 +401,6 @@ impl ModelConfig {
         if i.conv > 64 {
             return bad("infini.conv", format!("{} is above 64", i.conv));
         }
-        if i.start == Start::Context && (i.conv < 2 || self.kv_heads() != self.num_attention_heads) {
-            let why = "\"context\" needs a convolution and as many key heads as query heads";
-            return bad("infini.start", why.into());
-        }
         let (store, top) = self.store();
         if self.attention == Attention::Memorizing && (store > 1 << 24 || !store.is_multiple_of(i.segment_len)) {
             let why = format!("{store} is above 2^24 or no number of whole segments of {}", i.segment_len);
@@ -460,14 +450,11 @@ impl ModelConfig {
         for l in 0..self.num_hidden_layers {
             let at = |s: &str| format!("model.layers.{l}.{s}");
             add(at("input_layernorm.weight"), &[d], Group::Plain, Init::Constant(1.0));
-            let (conv, context) = (self.infini.conv, self.infini.start == Start::Context);
-            if conv > 0 {
-                let first = if context { Init::Values(Start::fading(conv, d)) } else { Init::Normal(0.1) };
-                add(at("self_attn.infini.conv.weight"), &[conv, d], Group::Plain, first);
+            if self.infini.conv > 0 {
+                add(at("self_attn.infini.conv.weight"), &[self.infini.conv, d], Group::Plain, Init::Normal(0.1));
             }
             add(at("self_attn.q_proj.weight"), &[h * w, d], Group::Matrix, Init::Normal(std(d)));
-            let keys = if context { Init::Like(at("self_attn.q_proj.weight"), std(d)) } else { Init::Normal(std(d)) };
-            add(at("self_attn.k_proj.weight"), &[n * w, d], Group::Matrix, keys);
+            add(at("self_attn.k_proj.weight"), &[n * w, d], Group::Matrix, Init::Normal(std(d)));
             add(at("self_attn.v_proj.weight"), &[n * w, d], Group::Matrix, Init::Normal(std(d)));
             if self.qkv_bias {
                 for (name, heads) in [("q", h), ("k", n), ("v", n)] {

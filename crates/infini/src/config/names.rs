@@ -118,33 +118,6 @@ impl Projections {
     }
 }
 
-/// First values of the convolution and of the keys' projection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Start {
-    /// Small random numbers, and a projection of the keys' own.
-    #[default]
-    Random,
-    /// The convolution sums the tokens before, fading at a rate of each channel's own (one channel in four is left as it
-    /// is), and keys begin with the queries' projection. What a query sees a key sees one token later, but for a factor and the
-    /// newest token: the same words before two places give them the same address, however many words that takes.
-    Context,
-}
-
-impl Start {
-    pub(super) fn is_random(&self) -> bool {
-        *self == Start::Random
-    }
-
-    /// The convolution's values `[conv, d]` of [`Start::Context`].
-    pub(super) fn fading(conv: usize, d: usize) -> Vec<f32> {
-        // An irrational step spreads the rates over the channels without an order among neighbours.
-        let spread = |c: usize| (c as f32 * 0.618_034).fract();
-        let rate = |c: usize| if c % 4 == 3 { 0.0 } else { 0.6 + 0.37 * spread(c) };
-        (0..conv * d).map(|i| if i < d { 0.0 } else { rate(i % d).powi((i / d) as i32) }).collect()
-    }
-}
-
 /// Which layers carry a memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
