@@ -76,6 +76,22 @@ fn books_become_a_model_and_a_report() {
     let sink = ["eval", "perplexity", "--model", "run", "--data", "shards", "--sink", "2"];
     assert!(home.fails(2, &sink).contains("window already"));
 
+    let demo = home.json(&["demo", "--book", "books/a.txt", "--model", "run"], 0);
+    has(&demo, &["tokens", "with", "without", "by_position", "rss_bytes_early", "rss_bytes_at_the_end", "state_bytes"]);
+    let a = own["documents"][0].clone();
+    assert_eq!((&a["name"], &demo["tokens"]), (&"a.txt".into(), &(a["tokens"].as_u64().unwrap() + 1).into()));
+    let near = |x: &serde_json::Value, y: &serde_json::Value| (x.as_f64().unwrap() - y.as_f64().unwrap()).abs() < 1e-4;
+    assert!(near(&demo["with"]["loss"], &a["loss"]), "{demo}");
+    let out = score(&["--knock-out"]);
+    assert!(near(&demo["without"]["loss"], &out["documents"][0]["loss"]), "{demo}");
+    let beside = home.json(&["demo", "--book", "books/a.txt", "--model", "run", "--control", "run"], 0);
+    assert_eq!(beside["without"]["loss"], beside["with"]["loss"]);
+    assert!(home.ok(&["demo", "--book", "books/a.txt", "--model", "run"]).contains("without the memory"));
+    let other = ["demo", "--book", "books/a.txt", "--model", "run", "--control", "models/passkey"];
+    assert!(home.fails(2, &other).contains("tokenizer"));
+    assert!(home.fails(1, &["demo", "--book", "books/empty.txt", "--model", "run"]).contains("nothing to read"));
+    assert!(home.fails(1, &["demo", "--book", "books/a.txt"]).contains("models/books"));
+
     let copy = ["eval", "copy", "--model", "run", "--data", "shards", "--gaps", "0,64", "--samples", "4"];
     assert_eq!(home.json(&copy, 0)["rows"].as_array().unwrap().len(), 2);
     let files = ["--json", "run/valid.json", "--csv", "loss.csv", "--plot", "loss.svg"];

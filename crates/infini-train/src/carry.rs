@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::{DType, Tensor, TensorData};
-use infini::config::{LayerKind, ModelConfig};
+use infini::config::{Attention, LayerKind, ModelConfig};
 use infini_format::tensors::{Tensor as Stored, TensorError, TensorFile, serialize};
 
 use crate::ops::Tokens;
@@ -129,7 +129,11 @@ pub(crate) fn window(c: &ModelConfig) -> usize {
 
 /// Tokens whose document borders are carried.
 fn remembered(c: &ModelConfig) -> usize {
-    window(c).max(c.infini.conv.saturating_sub(1)).max(c.infini.memory_conv.saturating_sub(1))
+    if c.attention == Attention::Rmt {
+        return 0;
+    }
+    let i = &c.infini;
+    window(c).max(i.conv.max(i.kv_conv).max(i.memory_conv).saturating_sub(1))
 }
 
 /// Everything that is carried: layer, name, values of a row.
@@ -137,15 +141,24 @@ fn layout(c: &ModelConfig) -> Vec<(usize, &'static str, usize)> {
     let (n, d, r) = (c.kv_heads(), c.head_width(), window(c));
     let (_, mn, md) = c.memory_shape();
     let i = &c.infini;
+    if c.attention == Attention::Rmt {
+        return vec![(0, "summaries", c.summaries() * c.hidden_size)];
+    }
     let mut out = Vec::new();
     for l in (0..c.num_hidden_layers).filter(|l| c.layer_kind(*l) != LayerKind::Full) {
         let memory = c.layer_kind(l) == LayerKind::Infini;
+        let sinks = c.attention == Attention::Local;
         let own = c.own_memory(l);
         let gated = i.rule == infini::config::RuleName::GatedDelta;
         let seen = [
             ("conv", i.conv.saturating_sub(1) * c.hidden_size, true),
+            ("k_conv", i.kv_conv.saturating_sub(1) * n * d, true),
+            ("v_conv", i.kv_conv.saturating_sub(1) * n * d, true),
             ("k", r * n * d, true),
             ("v", r * n * d, true),
+            ("sink.k", i.sink * n * d, sinks),
+            ("sink.v", i.sink * n * d, sinks),
+            ("sink.age", usize::from(i.sink > 0), sinks),
             ("memory.k", r * mn * md, own),
             ("memory.v", r * mn * md, own),
             ("memory.k_conv", i.memory_conv.saturating_sub(1) * mn * md, own),

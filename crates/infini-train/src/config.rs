@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use infini::config::{InfiniConfig, ModelConfig};
+use infini::config::{Attention, InfiniConfig, ModelConfig};
 use infini::error::{Error, Result};
 use infini::tasks::DataConfig;
 
@@ -226,8 +226,9 @@ impl Config {
     /// Refuses what cannot be trained, naming the field.
     pub fn check(&self) -> Result<()> {
         self.model.check()?;
-        if self.model.infini.sink > 0 {
-            return Err(bad("infini.sink", "the training graph has no attention sinks: set it to 0".into()));
+        if self.model.infini.sink > 0 && self.model.attention != Attention::Local {
+            let why = "only attention = \"local\" is trained with attention sinks: set it to 0".into();
+            return Err(bad("infini.sink", why));
         }
         self.data.check()?;
         self.train.check()

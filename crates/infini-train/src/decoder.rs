@@ -2,10 +2,13 @@
 //! tokens). Names and shapes come from [`ModelConfig::parameters`]; the streaming model of crate
 //! `infini` computes the same from the same names.
 
+mod rmt;
+
 use burn::tensor::{DType, Tensor, activation};
 
 use crate::carry::{self, Carry};
-use crate::ops::{AttentionInputs, Body, HeadShape, Mlp, Tokens, composed::softplus, knn::Past};
+use crate::ops::sinks::Sinks;
+use crate::ops::{self, AttentionInputs, Body, HeadShape, Mlp, Tokens, composed::softplus, knn::Past};
 use crate::parameters::Parameters;
 use infini::config::{Activation, Attention, LayerKind, MixName, ModelConfig, NullSlot, RuleName, Write};
 use infini_kernels::knn::Seen;
@@ -55,6 +58,9 @@ pub fn forward_carried(
     before: Option<&Carry>,
     keep: bool,
 ) -> (Forward, Option<Carry>) {
+    if c.attention == Attention::Rmt {
+        return rmt::forward(body, c, p, t, before, keep);
+    }
     let mut gates = Vec::new();
     let mut after = keep.then(|| Carry::new(c, t));
     let mut x = body.embedding(p.get("model.embed_tokens.weight"), t);
@@ -114,6 +120,10 @@ impl Layer<'_> {
             let name = format!("self_attn.{n}_proj");
             if c.qkv_bias { self.affine(&name, &h) } else { self.linear(&name, &h) }
         });
+        let [k, v] = [("k_conv", k), ("v_conv", v)].map(|(name, x)| match c.infini.kv_conv {
+            0 => x,
+            _ => x.clone() + self.conv(&format!("self_attn.infini.{name}.weight"), name, x, t, after),
+        });
         let mut x = AttentionInputs::new(q, k, v);
         let shape = HeadShape { heads: c.num_attention_heads, kv_heads: c.kv_heads(), width: c.head_width() };
         let settings = c.kernel_settings(self.l);
@@ -137,6 +147,8 @@ impl Layer<'_> {
         kept.window(&mut x, ["k", "v"]);
         let y = if memory && !own {
             kept.attention(&settings, shape, &x)
+        } else if c.infini.sink > 0 {
+            kept.with_sinks(&settings, shape, &x)
         } else {
             kept.seen(&x, |x, t| match c.attention {
                 Attention::TransformerXl => self.body.recent(&settings, shape, x, t),
@@ -293,6 +305,39 @@ impl Kept<'_, '_> {
         let reset = carry::resets(self.layer.before, n, self.t);
         let longer = Tokens { reset: reset.as_deref(), len: n + self.t.len, ..*self.t };
         carry::drop_first(f(x, &longer), n, self.t)
+    }
+
+    /// The window with attention sinks, and what it leaves of those.
+    fn with_sinks(&mut self, s: &Settings, shape: HeadShape, x: &AttentionInputs) -> Tensor<2> {
+        let (c, l, n) = (self.layer.c, self.layer.l, self.n());
+        let get = |name: &str| self.layer.before?.get(l, name);
+        let all = || Some([get("sink.k")?, get("sink.v")?, get("sink.age")?]);
+        let sinks = Sinks { count: c.infini.sink, before: all() };
+        let reset = carry::resets(self.layer.before, n, self.t);
+        let t = Tokens { reset: reset.as_deref(), len: n + self.t.len, ..*self.t };
+        if let Some(after) = self.after {
+            // the next step's first token, if it has the window in front
+            let first = t.len - carry::window(c);
+            let documents: Vec<i64> =
+                (0..t.batch).map(|row| if first == 0 { 0 } else { sinks.document(&t, row, first - 1) }).collect();
+            // sinks that are still to come are found in the next step
+            let index = |row: usize, i: usize| match sinks.index(&t, row, documents[row], i) {
+                at if documents[row] + (i as i64) < t.len as i64 => at,
+                _ => t.batch * (t.len + sinks.count),
+            };
+            let indices: Vec<usize> = (0..t.batch)
+                .flat_map(|row| (0..sinks.count).map(move |i| (row, i)))
+                .map(|(row, i)| index(row, i))
+                .collect();
+            for (which, (name, x)) in [("sink.k", &x.k), ("sink.v", &x.v)].into_iter().enumerate() {
+                let kept = ops::sinks::pick(sinks.with_before(x, which, &t).detach(), &indices);
+                after.put(l, name, kept.into_data_dtype(DType::F32).try_into_vec::<f32>().expect("f32 was asked for"));
+            }
+            // an f32 counts so far exactly, and nothing asks how far beyond
+            let age = |document: &i64| (first as i64 - document).min(1 << 20) as f32;
+            after.put(l, "sink.age", documents.iter().map(age).collect());
+        }
+        carry::drop_first(ops::sinks::window(self.layer.body, s, shape, x, &t, &sinks), n, self.t)
     }
 
     /// What the store of a memorizing layer answers, and what it holds afterwards. `x` has the carried window in front.

@@ -2,6 +2,8 @@
 //! the training graph is measured against. Slow; for checks only.
 
 mod rivals;
+mod rmt;
+mod sinks;
 
 use std::collections::BTreeMap;
 
@@ -35,6 +37,8 @@ struct Tape {
     q: Vec<f64>,
     k: Vec<f64>,
     v: Vec<f64>,
+    /// Keys and values before their convolutions.
+    raw: [Vec<f64>; 2],
     write_logits: Vec<f64>,
     w: Vec<f64>,
     gate: Vec<f64>,
@@ -82,19 +86,16 @@ struct Run<'a> {
 /// # Panics
 /// If a parameter is missing or misshapen.
 pub fn run(c: &ModelConfig, p: &Named, t: &Tokens, targets: &[u32], weights: &[f64], penalty: f64) -> Outcome {
+    if c.attention == Attention::Rmt {
+        return rmt::run(c, p, t, targets, weights);
+    }
     let reset = t.reset.map(<[u8]>::to_vec).unwrap_or_default();
     let g = p.iter().map(|(name, x)| (name.clone(), vec![0.0; x.len()])).collect();
     let mut run = Run { c, p, t, reset, n: t.batch * t.len, g };
     let (d, vocab) = (c.hidden_size, c.vocab_size);
     let table = run.get("model.embed_tokens.weight");
-    let mut x: Vec<f64> =
-        t.ids.iter().flat_map(|id| &table[*id as usize * d..(*id as usize + 1) * d]).copied().collect();
-    let mut tapes = Vec::new();
-    for l in 0..c.num_hidden_layers {
-        let tape = run.forward(l, x);
-        x = add(&tape.middle, &run.linear(l, "mlp.down_proj", &tape.inner));
-        tapes.push(tape);
-    }
+    let x = t.ids.iter().flat_map(|id| &table[*id as usize * d..(*id as usize + 1) * d]).copied().collect();
+    let (tapes, x) = run.layers(x);
     let gain = run.get("model.norm.weight");
     let hidden = f::rms(&x, gain, c.rms_norm_eps);
     let head_name = if c.tie_word_embeddings { "model.embed_tokens.weight" } else { "lm_head.weight" };
@@ -102,21 +103,35 @@ pub fn run(c: &ModelConfig, p: &Named, t: &Tokens, targets: &[u32], weights: &[f
     let loss = f::loss(&hidden, run.get(head_name), targets, weights, d);
 
     accumulate(&mut run.g, head_name, &loss.dweight);
-    let (mut dx, dgain) = f::rms_backward(&x, gain, c.rms_norm_eps, &loss.dhidden);
+    let (dx, dgain) = f::rms_backward(&x, gain, c.rms_norm_eps, &loss.dhidden);
     accumulate(&mut run.g, "model.norm.weight", &dgain);
     let mut value = loss.loss;
-    for (l, tape) in tapes.iter().enumerate().rev() {
-        if !tape.write_logits.is_empty() {
-            value += penalty * tape.w.iter().sum::<f64>() / tape.w.len() as f64;
-        }
-        dx = run.backward(l, tape, &dx, penalty);
+    for tape in tapes.iter().filter(|tape| !tape.write_logits.is_empty()) {
+        value += penalty * tape.w.iter().sum::<f64>() / tape.w.len() as f64;
     }
+    let dx = run.layers_back(&tapes, dx, penalty);
     let dtable = f::embedding_backward(t.ids, &dx, d, vocab);
     accumulate(&mut run.g, "model.embed_tokens.weight", &dtable);
     Outcome { logits, loss: value, gradients: run.g }
 }
 
 impl<'a> Run<'a> {
+    /// Every layer on `x`.
+    fn layers(&self, mut x: Vec<f64>) -> (Vec<Tape>, Vec<f64>) {
+        let mut tapes = Vec::new();
+        for l in 0..self.c.num_hidden_layers {
+            let tape = self.forward(l, x);
+            x = add(&tape.middle, &self.linear(l, "mlp.down_proj", &tape.inner));
+            tapes.push(tape);
+        }
+        (tapes, x)
+    }
+
+    /// Gradient of what entered the layers from that of what left them.
+    fn layers_back(&mut self, tapes: &[Tape], dx: Vec<f64>, penalty: f64) -> Vec<f64> {
+        tapes.iter().enumerate().rev().fold(dx, |dx, (l, tape)| self.backward(l, tape, &dx, penalty))
+    }
+
     fn get(&self, name: &str) -> &'a [f64] {
         self.p.get(name).unwrap_or_else(|| panic!("no parameter {name}"))
     }
@@ -165,6 +180,11 @@ impl<'a> Run<'a> {
     fn conv_shape(&self) -> Option<Shape> {
         let width = self.c.infini.conv;
         (width > 0).then_some(Shape { b: self.t.batch, t: self.t.len, d: self.c.hidden_size, width })
+    }
+
+    fn kv_conv(&self) -> Option<Shape> {
+        let (width, d) = (self.c.infini.kv_conv, self.c.kv_heads() * self.c.head_width());
+        (width > 0).then_some(Shape { b: self.t.batch, t: self.t.len, d, width })
     }
 
     /// The kernel's settings; a layer without a memory is one that writes nothing and adds.
@@ -226,11 +246,21 @@ impl<'a> Run<'a> {
             let name = format!("self_attn.{n}_proj");
             if c.qkv_bias { self.affine(l, &name, &t.h) } else { self.linear(l, &name, &t.h) }
         });
+        if let Some(shape) = self.kv_conv() {
+            t.raw = [t.k, t.v];
+            [t.k, t.v] = ["k", "v"].map(|n| {
+                let x = &t.raw[usize::from(n == "v")];
+                add(x, &f::conv(shape, x, self.at(l, &format!("self_attn.infini.{n}_conv.weight")), self.t.reset))
+            });
+        }
         if c.layer_kind(l) == LayerKind::Infini {
             self.gates(l, &mut t);
         }
         t.shut = vec![0.0; self.n * c.kv_heads()];
-        t.y = naive::forward(&self.settings(l), &self.inputs(l, &t)).y;
+        t.y = match self.sinks() {
+            true => self.with_sinks(l, &t),
+            false => naive::forward(&self.settings(l), &self.inputs(l, &t)).y,
+        };
         if c.layer_kind(l) == LayerKind::Memorizing {
             t.stored = self.stored(&t);
             t.window = std::mem::take(&mut t.y);
@@ -389,11 +419,22 @@ impl<'a> Run<'a> {
         };
         let zeros = (vec![0.0; states * x.dims.dv], vec![0.0; states]);
         let mut g = naive::backward(&self.settings(l), &x, &of_window, &zeros.0, &zeros.1);
+        if self.sinks() {
+            [g.q, g.k, g.v] = self.with_sinks_back(l, t, &da);
+        }
         if c.attention == Attention::TransformerXl {
             (g.k, g.v) = self.own_segments(l, t, &da);
         }
         if c.layer_kind(l) == LayerKind::Memorizing {
             g.q = add(&g.q, &self.stored_back(l, t, &da));
+        }
+        if let Some(shape) = self.kv_conv() {
+            for (name, raw, d) in [("k", &t.raw[0], &mut g.k), ("v", &t.raw[1], &mut g.v)] {
+                let name = format!("model.layers.{l}.self_attn.infini.{name}_conv.weight");
+                let (dx, dc) = f::conv_backward(shape, raw, self.get(&name), self.t.reset, d);
+                accumulate(&mut self.g, &name, &dc);
+                *d = add(d, &dx);
+            }
         }
         let mut dh = vec![0.0; t.h.len()];
         for (name, d) in [("q", &g.q), ("k", &g.k), ("v", &g.v)] {

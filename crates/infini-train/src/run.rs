@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::memory::{Estimate, estimate};
 use crate::metrics::{Metrics, Row};
 use crate::trainer::{Counts, Step, Trainer};
-use infini::config::ModelConfig;
+use infini::config::{ModelConfig, SUMMARIES};
 use infini::folder;
 use infini::tasks::{self, DataConfig};
 use infini::text::Tokenizer;
@@ -293,7 +293,8 @@ fn read_init(model: &ModelConfig, dir: &Path, seed: u64) -> Result<(Weights, Vec
     let read = |name: &str| read(&RealIo, &dir.join(name), limits::TENSORS.file_bytes).map_err(Error::file);
     let fresh = Weights::init(model, seed);
     let mut memory = |name: &str| {
-        (name.contains(".self_attn.infini.") && !name.ends_with(".conv.weight")).then(|| fresh.get(name).to_vec())
+        let added = name.contains(".self_attn.infini.") && !name.ends_with(".conv.weight");
+        (added || name == SUMMARIES).then(|| fresh.get(name).to_vec())
     };
     let weights = folder::parse_weights_with(model, read("model.safetensors")?, &mut memory);
     let weights = weights.map_err(|e| {

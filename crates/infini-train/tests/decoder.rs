@@ -78,6 +78,13 @@ fn configs() -> Vec<(&'static str, ModelConfig)> {
                 c.infini.layers = Layers::Named(LayersName::All);
             }),
         ),
+        ("local with sinks", with(&|c| (c.attention, c.infini.sink) = (Attention::Local, 3))),
+        (
+            "local with a sink, no conv",
+            with(&|c| (c.attention, c.infini.sink, c.infini.conv) = (Attention::Local, 1, 0)),
+        ),
+        ("local, keys and values convolved", with(&|c| (c.attention, c.infini.kv_conv) = (Attention::Local, 3))),
+        ("keys and values convolved", with(&|c| (c.infini.conv, c.infini.kv_conv) = (0, 4))),
         ("local, no conv", with(&|c| (c.attention, c.infini.conv) = (Attention::Local, 0))),
         (
             "delta, softmax pair, learned null slot, hard, added",
@@ -98,6 +105,21 @@ fn configs() -> Vec<(&'static str, ModelConfig)> {
             }),
         ),
         ("added-linear", with(&|c| c.infini = InfiniConfig { segment_len: 8, ..added() })),
+        (
+            "rmt",
+            with(&|c| {
+                c.attention = Attention::Rmt;
+                (c.infini.span, c.infini.lag, c.infini.summaries, c.infini.kv_conv) = (1, 0, 3, 2);
+            }),
+        ),
+        (
+            "rmt, no conv, SwiGLU, tied",
+            with(&|c| {
+                c.attention = Attention::Rmt;
+                (c.infini.span, c.infini.lag, c.infini.summaries, c.infini.conv) = (1, 0, 2, 0);
+                (c.hidden_act, c.tie_word_embeddings) = (Activation::Silu, true);
+            }),
+        ),
         (
             "heads of its own, gated delta, soft",
             with(&|c| {

@@ -39,8 +39,16 @@ pub struct InfiniConfig {
     pub null_slot: NullSlot,
     /// Mix of memory and window.
     pub mix: MixName,
+    /// First value of the mix's logits (β, or the bias of the gate): below 0 the memory begins nearly shut, as it must where a
+    /// trained decoder is given one.
+    #[serde(skip_serializing_if = "is_default")]
+    pub mix_init: f64,
     /// Width of the causal depthwise convolution before q, k, v and the gates; 0 for none.
     pub conv: usize,
+    /// Width of the causal depthwise convolutions on keys and values; 0 for none. They begin at zero. A key that holds the
+    /// token before makes copying a matter of one layer: the query finds the token like itself, one place further on.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub kv_conv: usize,
     /// Whose queries, keys and values the memory works with.
     #[serde(skip_serializing_if = "Projections::is_shared")]
     pub projections: Projections,
@@ -59,6 +67,9 @@ pub struct InfiniConfig {
     /// How many of them each query attends to; 0 means 32.
     #[serde(skip_serializing_if = "is_zero")]
     pub top: usize,
+    /// Vectors that a segment of a recurrent memory transformer leaves for the next one; 0 means 16.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub summaries: usize,
 }
 
 fn is_zero(n: &usize) -> bool {
@@ -80,16 +91,22 @@ impl Default for InfiniConfig {
             write: Write::All,
             null_slot: NullSlot::Fixed(0.0),
             mix: MixName::Head,
+            mix_init: 0.0,
             conv: 0,
+            kv_conv: 0,
             projections: Projections::Shared,
             memory_heads: 0,
             memory_dim: 0,
             memory_conv: 0,
             store: 0,
             top: 0,
+            summaries: 0,
         }
     }
 }
+
+/// Name of what a recurrent memory transformer begins a document with, `[summaries, hidden_size]`.
+pub const SUMMARIES: &str = "model.rmt.summaries";
 
 /// The names that [`InfiniConfig::preset`] knows.
 pub const PRESETS: [&str; 5] = ["paper-linear", "paper-delta", "selective-linear", "selective-delta", "added-linear"];
@@ -265,7 +282,7 @@ impl ModelConfig {
     pub fn layer_kind(&self, l: usize) -> LayerKind {
         match self.attention {
             Attention::Full => LayerKind::Full,
-            Attention::Local | Attention::TransformerXl => LayerKind::Local,
+            Attention::Local | Attention::TransformerXl | Attention::Rmt => LayerKind::Local,
             Attention::Infini | Attention::Memorizing => {
                 let memory = match &self.infini.layers {
                     Layers::Named(LayersName::All) => true,
@@ -303,6 +320,22 @@ impl ModelConfig {
     pub fn store(&self) -> (usize, usize) {
         let or = |n: usize, default| if n == 0 { default } else { n };
         (or(self.infini.store, 1 << 16), or(self.infini.top, 32))
+    }
+
+    /// Vectors between two segments of a recurrent memory transformer.
+    pub fn summaries(&self) -> usize {
+        if self.infini.summaries == 0 { 16 } else { self.infini.summaries }
+    }
+
+    /// The decoder that the layers belong to. A recurrent memory transformer's is a local one, whose segments have the
+    /// summaries in front and behind.
+    pub fn layout(&self) -> ModelConfig {
+        let mut layout = self.clone();
+        if self.attention == Attention::Rmt {
+            layout.attention = Attention::Local;
+            layout.infini.segment_len += 2 * self.summaries();
+        }
+        layout
     }
 
     /// Whether layer `l` has a memory with projections of its own.
@@ -401,6 +434,9 @@ impl ModelConfig {
         if i.conv > 64 {
             return bad("infini.conv", format!("{} is above 64", i.conv));
         }
+        if i.kv_conv > 64 {
+            return bad("infini.kv_conv", format!("{} is above 64", i.kv_conv));
+        }
         let (store, top) = self.store();
         if self.attention == Attention::Memorizing && (store > 1 << 24 || !store.is_multiple_of(i.segment_len)) {
             let why = format!("{store} is above 2^24 or no number of whole segments of {}", i.segment_len);
@@ -409,12 +445,24 @@ impl ModelConfig {
         if top > 1024 {
             return bad("infini.top", format!("{top} is above 1024"));
         }
+        if self.summaries() > 1024 {
+            return bad("infini.summaries", format!("{} is above 1024", i.summaries));
+        }
+        if self.attention == Attention::Rmt && (i.span, i.sink) != (1, 0) {
+            return bad(
+                "infini.span",
+                "segments of a recurrent memory transformer see themselves: span 1, sink 0".into(),
+            );
+        }
         if i.memory_conv > 64 {
             return bad("infini.memory_conv", format!("{} is above 64", i.memory_conv));
         }
         let own = i.projections == Projections::Own;
         if !own && (i.memory_heads, i.memory_dim, i.memory_conv) != (0, 0, 0) {
             return bad("infini.projections", "memory_heads, memory_dim and memory_conv need \"own\"".into());
+        }
+        if i.mix_init.is_nan() || i.mix_init.abs() > 30.0 {
+            return bad("infini.mix_init", format!("{} is no number from -30 to 30", i.mix_init));
         }
         if own && i.mix != MixName::Add {
             return bad("infini.mix", "a memory with projections of its own is added: write mix = \"add\"".into());
@@ -447,6 +495,9 @@ impl ModelConfig {
         };
         let embed = if self.tie_word_embeddings { std(d) } else { 1.0 };
         add("model.embed_tokens.weight".into(), &[v, d], Group::Plain, Init::Normal(embed));
+        if self.attention == Attention::Rmt {
+            add(SUMMARIES.into(), &[self.summaries(), d], Group::Plain, Init::Normal(embed));
+        }
         for l in 0..self.num_hidden_layers {
             let at = |s: &str| format!("model.layers.{l}.{s}");
             add(at("input_layernorm.weight"), &[d], Group::Plain, Init::Constant(1.0));
@@ -462,9 +513,16 @@ impl ModelConfig {
                     add(at(&name), &[heads * w], Group::Plain, Init::Constant(0.0));
                 }
             }
+            for name in ["k", "v"].into_iter().filter(|_| self.infini.kv_conv > 0) {
+                let name = at(&format!("self_attn.infini.{name}_conv.weight"));
+                add(name, &[self.infini.kv_conv, n * w], Group::Plain, Init::Constant(0.0));
+            }
             match self.layer_kind(l) {
                 LayerKind::Infini => self.memory_parameters(&at, &mut add),
-                LayerKind::Memorizing => add(at("self_attn.infini.beta"), &[h], Group::Gate, Init::Constant(0.0)),
+                LayerKind::Memorizing => {
+                    let init = Init::Constant(self.infini.mix_init as f32);
+                    add(at("self_attn.infini.beta"), &[h], Group::Gate, init);
+                }
                 LayerKind::Full | LayerKind::Local => {}
             }
             add(at("self_attn.o_proj.weight"), &[d, h * w], Group::Matrix, Init::Normal(std(h * w) / deep));
@@ -499,10 +557,10 @@ impl ModelConfig {
             add(at("memory.o_proj.weight"), &[d, n * w], Group::Matrix, Init::Constant(0.0));
         }
         match i.mix {
-            MixName::Head => add(at("beta"), &[h], Group::Gate, Init::Constant(0.0)),
+            MixName::Head => add(at("beta"), &[h], Group::Gate, Init::Constant(i.mix_init as f32)),
             MixName::Token => {
                 add(at("gate.weight"), &[h, d], Group::Gate, Init::Constant(0.0));
-                add(at("gate.bias"), &[h], Group::Gate, Init::Constant(0.0));
+                add(at("gate.bias"), &[h], Group::Gate, Init::Constant(i.mix_init as f32));
             }
             MixName::Add => {}
         }

@@ -7,10 +7,12 @@
 //! The same computation whatever the calls: a row may be read in one call or token by token.
 //! Projections run over pieces of several segments (big products), attention segment by segment.
 
+mod rmt;
+
 use infini_kernels::{norm, rope};
 
 use crate::adapter::Adapter;
-use crate::config::{Activation, Attention as Kind, InfiniConfig, ModelConfig};
+use crate::config::{Activation, Attention as Kind, InfiniConfig, ModelConfig, SUMMARIES};
 use crate::error::{Error, Result};
 use crate::layers::attention::{Attention, Place};
 use crate::layers::matrix::Matrix;
@@ -41,6 +43,8 @@ const FULL_ANGLES: usize = 8192;
 #[derive(Debug)]
 pub struct Model {
     config: ModelConfig,
+    /// What the layers are: [`ModelConfig::layout`].
+    layout: ModelConfig,
     embed: Matrix,
     layers: Vec<Layer>,
     norm: Vec<f32>,
@@ -52,6 +56,8 @@ pub struct Model {
     recall: Option<Recall>,
     /// A memory that counts.
     tally: Option<Tally>,
+    /// What a recurrent memory transformer begins a document with, `[summaries, d]`.
+    summaries: Option<Vec<f32>>,
 }
 
 /// How far a token goes through the layers.
@@ -110,12 +116,12 @@ impl Model {
     /// A configuration that cannot be.
     pub fn new(config: ModelConfig, mut weights: Weights) -> Result<Model> {
         config.check()?;
-        let d = config.hidden_size;
+        let (d, layout) = (config.hidden_size, config.layout());
         let layers = (0..config.num_hidden_layers).map(|l| {
             let mut take = |s: &str| weights.take(&format!("model.layers.{l}.{s}"));
             Layer {
                 attention_norm: take("input_layernorm.weight"),
-                attention: Attention::new(&config, l, &mut |s| take(&format!("self_attn.{s}"))),
+                attention: Attention::new(&layout, l, &mut |s| take(&format!("self_attn.{s}"))),
                 mlp_norm: take("post_attention_layernorm.weight"),
                 mlp: Mlp {
                     gate: (config.hidden_act == Activation::Silu).then(|| Matrix::new(take("mlp.gate_proj.weight"), d)),
@@ -130,9 +136,11 @@ impl Model {
             embed: Matrix::new(weights.take("model.embed_tokens.weight"), d),
             norm: weights.take("model.norm.weight"),
             head: (!config.tie_word_embeddings).then(|| Matrix::new(weights.take("lm_head.weight"), d)),
-            angles: window_angles(&config),
+            summaries: (config.attention == Kind::Rmt).then(|| weights.take(SUMMARIES)),
+            angles: window_angles(&layout),
             recall: None,
             tally: None,
+            layout,
             config,
         })
     }
@@ -142,7 +150,7 @@ impl Model {
     /// # Errors
     /// A model that has a memory or a convolution of its own; sizes that cannot be.
     pub fn narrow(&mut self, window: InfiniConfig) -> Result<()> {
-        if self.config.attention == Kind::Infini || self.config.infini.conv > 0 {
+        if matches!(self.config.attention, Kind::Infini | Kind::Rmt) || self.config.infini.conv > 0 {
             return Err(Error::Model("has a memory of its own: only a plain decoder can be given a window".into()));
         }
         let config = ModelConfig { attention: Kind::Local, infini: window, ..self.config.clone() };
@@ -150,7 +158,7 @@ impl Model {
         for (l, layer) in self.layers.iter_mut().enumerate() {
             layer.attention.become_local(&config, l);
         }
-        (self.angles, self.config) = (window_angles(&config), config);
+        (self.angles, self.layout, self.config) = (window_angles(&config), config.clone(), config);
         (self.recall, self.tally) = (None, None);
         Ok(())
     }
@@ -246,7 +254,7 @@ impl Model {
     /// The residual stream that enters layer `layers`, `[B, T, d]`; that layer and those above do not read.
     ///
     /// # Panics
-    /// As [`Model::forward`].
+    /// As [`Model::forward`]; with a recurrent memory transformer, whose summaries leave the last layer.
     pub fn trunk(&self, state: &mut State, tokens: &[u32], layers: usize) -> Vec<f32> {
         let (b, d) = (state.batch, self.config.hidden_size);
         let total = tokens.len() / b;
@@ -337,6 +345,10 @@ impl Model {
     fn pieces(&self, state: &mut State, tokens: &[u32], depth: Depth, each: &mut dyn FnMut(&mut State, Piece)) {
         let (b, d) = (state.batch, self.config.hidden_size);
         assert!(tokens.len().is_multiple_of(b), "{} tokens for {b} rows", tokens.len());
+        if let Some(first) = &self.summaries {
+            assert!(depth == Depth::Full, "summaries leave the last layer: every layer has to read");
+            return self.segments(first, state, tokens, each);
+        }
         let total = tokens.len() / b;
         let piece = (PIECE / b).max(1);
         for start in (0..total).step_by(piece) {
@@ -367,7 +379,7 @@ impl Model {
             }
             norm::rms_forward(x, &layer.attention_norm, eps, &mut h, &mut inv);
             let place = Place {
-                config: &self.config,
+                config: &self.layout,
                 angles: grown.as_ref().unwrap_or(&self.angles),
                 batch: *batch,
                 tokens: t,

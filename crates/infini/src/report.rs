@@ -1,7 +1,7 @@
 //! Runs as one page: tables and pictures in a single HTML file that needs nothing else, light and dark, wide and narrow.
 //!
-//! A run is a folder: `metrics.jsonl` of its training, if there is one, and any `*.json` that `infini eval perplexity` or
-//! `infini eval copy` wrote there. The first run is what the others are compared with, document by document.
+//! A run is a folder: `metrics.jsonl` of its training, if there is one, and any `*.json` that `infini eval perplexity`,
+//! `infini eval copy` or `infini demo --book` wrote there. The first run is what the others are compared with, document by document.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -10,6 +10,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::footprint::paper_table;
 use crate::plot::{self, Series};
 
 /// Largest file of a run that is read.
@@ -82,6 +83,11 @@ impl Run {
         self.evals.values().find(|v| v["reads"] == reads && v["loss"].is_number())
     }
 
+    /// Of `infini demo --book`.
+    fn writes(&self) -> Option<&Vec<Value>> {
+        self.evals.values().find_map(|v| v["writes"].as_array().filter(|w| !w.is_empty()))
+    }
+
     fn copies(&self) -> Option<&Vec<Value>> {
         self.evals.values().find_map(|v| v["rows"].as_array().filter(|r| r.iter().all(|r| r["gap"].is_number())))
     }
@@ -118,6 +124,11 @@ pub fn report(title: &str, runs: &[Run]) -> Result<Report> {
     if let Some(table) = copies(runs) {
         section(&mut body, "Copying: nats per token of a passage, and of its copy behind a gap", &table);
     }
+    section(
+        &mut body,
+        "Context memory in the paper (arXiv 2404.07143, Table 1), from its configuration",
+        &papers_memory(),
+    );
     let buckets = |v: &Value| -> Vec<(f64, f64)> {
         let one = |b: &Value| Some((b["to"].as_f64()?, b["loss"].as_f64()?));
         v.as_array().map(|a| a.iter().filter_map(one).collect()).unwrap_or_default()
@@ -146,6 +157,18 @@ pub fn report(title: &str, runs: &[Run]) -> Result<Report> {
     for run in runs.iter().filter(|r| !r.gates.is_empty()) {
         let title = format!("{}: share of the memory per layer and head", run.name);
         pictures.push((format!("gates-{}.svg", run.name), plot::heads(&title, &run.gates)?));
+    }
+    for (run, writes) in runs.iter().filter_map(|r| Some((r, r.writes()?))) {
+        let mut layers: BTreeMap<u64, Vec<(f64, f64)>> = BTreeMap::new();
+        for w in writes {
+            if let (Some(layer), Some(to), Some(x)) = (w["layer"].as_u64(), w["to"].as_f64(), w["strength"].as_f64()) {
+                layers.entry(layer).or_default().push((to, x));
+            }
+        }
+        let series = layers.into_iter().map(|(l, points)| Series { name: format!("layer {l}"), points });
+        let title = format!("{}: mean write strength over a book", run.name);
+        let svg = plot::lines(&title, "token", "strength", false, &series.collect::<Vec<_>>())?;
+        pictures.push((format!("writes-{}.svg", run.name), svg));
     }
     for (_, svg) in &pictures {
         let _ = writeln!(body, "<figure>{svg}</figure>");
@@ -215,6 +238,14 @@ fn perplexities(runs: &[Run]) -> Option<String> {
         row.extend(minus(v, first, "/loss"));
         row
     })
+}
+
+/// What each architecture keeps by the paper's own counting, beside which the runs' bytes stand.
+fn papers_memory() -> String {
+    let headings = ["model", "numbers kept", "times fewer than Memorizing"].map(String::from);
+    let rows =
+        paper_table().into_iter().map(|(name, n, times)| vec![name.into(), n.to_string(), format!("{times:.1}")]);
+    table(&headings, &rows.collect::<Vec<_>>())
 }
 
 /// A row for every run whose perplexity was measured, beside the first run's if that is another.
@@ -349,6 +380,8 @@ mod tests {
         write("ours <b>", "valid.json", &eval("own", [3.9, 4.2, 4.1]));
         write("ours <b>", "knock.json", &eval("nothing", [4.1, 4.4, 4.3]));
         write("ours <b>", "copy.json", &json!({ "rows": [{ "gap": 64, "first": 5.0, "second": 1.25 }] }));
+        let writes = json!([{ "layer": 1, "to": 64, "strength": 0.5 }, { "layer": 1, "to": 128, "strength": 0.25 }]);
+        write("ours <b>", "book.json", &json!({ "writes": writes }));
         let metrics = |step: u64| {
             json!({ "step": step, "tokens": step * 100, "token_loss": 9.0 / step as f64,
             "layers": [{ "layer": 1, "gate": [0.25, 0.5], "write": [], "open": [] }] })
@@ -368,12 +401,14 @@ mod tests {
             "prefers-color-scheme:dark",
             "width=device-width",
             "-0.2667 ± 0.3055",
+            "<td>Infini-attention</td><td>1585152</td><td>115.7</td>",
         ] {
             assert!(page.html.contains(part), "{part}: {}", page.html);
         }
         assert!(!page.html.contains("ours <b>") && !page.html.contains("http-equiv") && !page.html.contains("src="));
         let names: Vec<&str> = page.pictures.iter().map(|(n, _)| n.as_str()).collect();
-        let expected = ["training.svg", "position.svg", "distance.svg", "memory.svg", "gates-ours <b>.svg"];
+        let expected =
+            ["training.svg", "position.svg", "distance.svg", "memory.svg", "gates-ours <b>.svg", "writes-ours <b>.svg"];
         assert_eq!(names, expected);
         assert_eq!(smooth(&runs[1].curve).len(), 167);
         assert!(report("t", &[]).is_err());

@@ -10,7 +10,7 @@ use infini_format::memory::{self, MemoryHeader, Partner};
 use infini_format::tensors::{Tensor, TensorFile, TensorView};
 
 use crate::adapter::AdapterConfig;
-use crate::config::{LayerKind, ModelConfig, RuleName};
+use crate::config::{Attention, LayerKind, ModelConfig, RuleName};
 use crate::error::{Error, Result};
 use crate::layers::recall::RecallState;
 use crate::layers::tally::TallyState;
@@ -25,6 +25,8 @@ pub struct State {
     /// Position at which each row's document began.
     pub(crate) doc_start: Vec<u64>,
     pub(crate) layers: Vec<LayerState>,
+    /// What the last whole segment left, `[B, summaries, hidden]`, of a recurrent memory transformer.
+    pub(crate) summaries: Vec<f32>,
     pub(crate) logits: Option<Vec<f32>>,
     pub(crate) reads: Reads,
 }
@@ -69,6 +71,9 @@ pub(crate) struct LayerState {
     pub sink_v: Vec<f32>,
     /// Last `conv - 1` inputs of the convolution, oldest first: `[B, conv − 1, hidden]`.
     pub conv: Vec<f32>,
+    /// Last `kv_conv - 1` inputs of the convolutions on keys and values: `[B, kv_conv − 1, Hkv · D]`.
+    pub k_tail: Vec<f32>,
+    pub v_tail: Vec<f32>,
     /// Of a memory with projections of its own: keys and values of the window, `[B, capacity, heads · width]`, and the last
     /// inputs of their convolutions.
     pub own_k: Vec<f32>,
@@ -137,6 +142,8 @@ macro_rules! buffers {
             $($borrow)+ $layer.w,
             $($borrow)+ $layer.a,
             $($borrow)+ $layer.conv,
+            $($borrow)+ $layer.k_tail,
+            $($borrow)+ $layer.v_tail,
             $($borrow)+ $layer.sink_k,
             $($borrow)+ $layer.sink_v,
             $($borrow)+ $layer.own_k,
@@ -180,6 +187,8 @@ impl LayerState {
             sink_k: zeros(true, sink * n * d),
             sink_v: zeros(true, sink * n * d),
             conv: zeros(true, conv * config.hidden_size),
+            k_tail: zeros(true, i.kv_conv.saturating_sub(1) * n * d),
+            v_tail: zeros(true, i.kv_conv.saturating_sub(1) * n * d),
             own_k: zeros(own, capacity * mn * md),
             own_v: zeros(own, capacity * mn * md),
             own_k_tail: zeros(own, tail),
@@ -252,11 +261,15 @@ impl State {
     /// If `batch` is 0.
     pub(crate) fn new(config: &ModelConfig, extra: Extra, batch: usize) -> Self {
         assert!(batch > 0, "a state needs a row");
+        let layout = config.layout();
+        let recurrent = config.attention == Attention::Rmt;
+        let summaries = if recurrent { config.summaries() * config.hidden_size } else { 0 };
         State {
             batch,
             position: 0,
             doc_start: vec![0; batch],
-            layers: (0..config.num_hidden_layers).map(|l| LayerState::new(config, extra, l, batch)).collect(),
+            layers: (0..config.num_hidden_layers).map(|l| LayerState::new(&layout, extra, l, batch)).collect(),
+            summaries: vec![0.0; batch * summaries],
             logits: None,
             reads: Reads::Own,
         }
@@ -276,7 +289,8 @@ impl State {
     /// the length of the input, but for layers of full attention.
     pub fn size_bytes(&self) -> usize {
         let floats = |l: &LayerState| l.buffers().iter().map(|b| b.len()).sum::<usize>();
-        4 * (self.layers.iter().map(floats).sum::<usize>() + self.logits.as_ref().map_or(0, Vec::len))
+        let logits = self.logits.as_ref().map_or(0, Vec::len);
+        4 * (self.layers.iter().map(floats).sum::<usize>() + self.summaries.len() + logits)
     }
 
     /// Next-token logits `[B, V]` of the last call that asked for them.
@@ -288,6 +302,7 @@ impl State {
     pub fn clear(&mut self) {
         self.position = 0;
         self.doc_start.fill(0);
+        self.summaries.fill(0.0);
         self.logits = None;
         for l in &mut self.layers {
             l.buffers_mut().into_iter().for_each(|b| b.fill(0.0));
@@ -309,7 +324,8 @@ impl State {
         assert!(row < self.batch, "row {row} of {}", self.batch);
         self.doc_start[row] = self.position;
         for l in &mut self.layers {
-            for buffer in [&mut l.m, &mut l.z, &mut l.w, &mut l.conv, &mut l.own_k_tail, &mut l.own_v_tail] {
+            let tails = [&mut l.conv, &mut l.k_tail, &mut l.v_tail, &mut l.own_k_tail, &mut l.own_v_tail];
+            for buffer in [&mut l.m, &mut l.z, &mut l.w].into_iter().chain(tails) {
                 let len = buffer.len() / self.batch;
                 buffer[row * len..(row + 1) * len].fill(0.0);
             }
@@ -331,12 +347,12 @@ impl State {
         self.reads = reads;
     }
 
-    /// Bytes of the memories alone, compressed ones and stores, without the window: what the paper counts.
+    /// Bytes of the memories alone, compressed ones, stores and summaries, without the window: what the paper counts.
     pub fn memory_bytes(&self) -> usize {
         let counted = |l: &LayerState| l.tally.tokens.len() + l.tally.cells.len();
         let compressed = |l: &LayerState| l.m.len() + l.z.len() + l.recall.m.len() + l.recall.z.len() + counted(l);
         let floats = |l: &LayerState| compressed(l) + l.store_k.len() + l.store_v.len();
-        4 * self.layers.iter().map(floats).sum::<usize>()
+        4 * (self.layers.iter().map(floats).sum::<usize>() + self.summaries.len())
     }
 
     /// What the write gates have let through, one entry per layer with a memory.
@@ -364,7 +380,8 @@ impl State {
     }
 
     fn rebatch(&self, batch: usize, doc_start: Vec<u64>, f: &dyn Fn(&Vec<f32>) -> Vec<f32>) -> State {
-        let mut out = State { batch, doc_start, logits: self.logits.as_ref().map(f), ..self.clone() };
+        let (logits, summaries) = (self.logits.as_ref().map(f), f(&self.summaries));
+        let mut out = State { batch, doc_start, logits, summaries, ..self.clone() };
         for l in &mut out.layers {
             for b in l.buffers_mut() {
                 *b = f(b);
@@ -410,6 +427,10 @@ impl State {
         if let Some(logits) = &self.logits {
             out.push(("logits".into(), Tensor::f32(&[b, logits.len() / b], logits).map_err(fail)?));
         }
+        if !self.summaries.is_empty() {
+            let summaries = Tensor::f32(&[b, self.summaries.len() / b], &self.summaries).map_err(fail)?;
+            out.push(("summaries".into(), summaries));
+        }
         for (l, layer) in self.layers.iter().enumerate() {
             for (name, buffer) in NAMES.iter().zip(layer.buffers()) {
                 if !buffer.is_empty() {
@@ -442,6 +463,15 @@ impl State {
             state.logits = Some(logits);
         }
         let mut known = 1 + usize::from(state.logits.is_some());
+        if !state.summaries.is_empty() {
+            let summaries = file.get("summaries").and_then(|t| t.to_f32()).map_err(fail)?;
+            if summaries.len() != state.summaries.len() {
+                let why = format!("summaries has {} values, not {}", summaries.len(), state.summaries.len());
+                return Err(Error::Memory(why));
+            }
+            state.summaries = summaries;
+            known += 1;
+        }
         let batch = state.batch;
         for (l, layer) in state.layers.iter_mut().enumerate() {
             if layer.kind == LayerKind::Full {
@@ -479,7 +509,7 @@ impl State {
 }
 
 /// Names in a memory file of [`LayerState::buffers`].
-const NAMES: [&str; 25] = [
+const NAMES: [&str; 27] = [
     "m",
     "z",
     "window.k",
@@ -487,6 +517,8 @@ const NAMES: [&str; 25] = [
     "window.w",
     "window.a",
     "conv",
+    "k_conv",
+    "v_conv",
     "sink.k",
     "sink.v",
     "memory.k",

@@ -64,6 +64,8 @@ fn models() -> Vec<(&'static str, Model)> {
             Attention::Infini,
             InfiniConfig { segment_len: 8, ..InfiniConfig::preset("added-linear").unwrap() },
         ),
+        ("rmt", Attention::Rmt, InfiniConfig { summaries: 3, conv: 3, kv_conv: 3, ..base.clone() }),
+        ("convolved", Attention::Infini, InfiniConfig { kv_conv: 4, ..base.clone() }),
         ("paper-linear", Attention::Infini, base.clone()),
         ("paper-delta", Attention::Infini, InfiniConfig { rule: RuleName::Delta, ..base.clone() }),
         ("selective-linear", Attention::Infini, selective.clone()),

@@ -1,6 +1,8 @@
 //! `infini demo`: one million tokens, a key at the start, in the middle and at the end, constant memory.
 
-use std::path::PathBuf;
+mod book;
+
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Result, bail};
@@ -30,13 +32,17 @@ use crate::report::JsonFlag;
     long_about = "Recall keys hidden in a million tokens, in constant memory
 
 Three inputs of --tokens tokens are read side by side. In each a key is hidden: right at the start, in the middle, and near \
-the end (but further back than attention reaches). Then each is asked for its key. Exit code 1 if one is not recalled.",
+the end (but further back than attention reaches). Then each is asked for its key. Exit code 1 if one is not recalled.
+
+With --book a text is read instead, with the memory and without, and the loss of both is shown as they go on.",
     after_help = "Examples:
   infini demo
   infini demo --tokens 131072 --seed 7
   infini demo --filler prose                  a stream of generated sentences in place of the paper's five
   infini demo --filler moby-dick.txt
-  infini demo --train                         train the model first, some minutes, before your eyes"
+  infini demo --train                         train the model first, some minutes, before your eyes
+  infini demo --book moby-dick.txt --model runs/books
+  infini demo --book moby-dick.txt --model runs/books --control runs/books-control"
 )]
 pub struct Demo {
     /// Tokens of each input
@@ -53,6 +59,12 @@ pub struct Demo {
     /// Folder of books for --filler books
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// Read this text with the memory and without [default model: models/books]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["tokens", "train", "filler", "data", "seed"])]
+    book: Option<PathBuf>,
+    /// Compare with this model instead of the same one whose memory is knocked out
+    #[arg(long, value_name = "MODEL", requires = "book")]
+    control: Option<PathBuf>,
     /// Draws other keys
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -71,6 +83,9 @@ impl Demo {
     /// Shows it.
     pub fn run(&self) -> Result<Outcome> {
         self.json.check()?;
+        if let Some(file) = &self.book {
+            return self.read_book(file);
+        }
         let dir = if self.train { train::for_demo(self.seed)? } else { models::find(&self.model.model)? };
         let loaded = models::load(&dir)?;
         let books = self.data.as_deref().map(held_out_books);
@@ -102,6 +117,17 @@ impl Demo {
         }))?;
         let missed = inputs.needles.iter().zip(&run.answers).any(|(n, a)| !score::exact(a, Some(&n.key)));
         Ok(if missed { Outcome::Missed } else { Outcome::Done })
+    }
+
+    fn read_book(&self, file: &Path) -> Result<Outcome> {
+        let named = self.model.model != Path::new(models::DEFAULT);
+        let name = if named { &self.model.model } else { Path::new("models/books") };
+        let mut loaded = models::load(&models::find(name)?)?;
+        if let Some(adapter) = &self.model.adapter {
+            loaded.attach(adapter)?;
+        }
+        let control = self.control.as_ref().map(|name| models::load(&models::find(name)?)).transpose()?;
+        book::run(&loaded, control.as_ref(), file, &self.json)
     }
 
     fn table(&self, inputs: &Inputs, run: &Run) -> String {

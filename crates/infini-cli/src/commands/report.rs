@@ -14,8 +14,8 @@ use crate::report::{writable, write};
 #[command(
     long_about = "Put runs side by side on one page
 
-Reads metrics.jsonl and the JSON results of `infini eval perplexity` and `infini eval copy` out of run folders. The first run is \
-what the others are compared with. The page is one HTML file with tables and pictures that needs nothing else.",
+Reads metrics.jsonl and the JSON results of `infini eval perplexity`, `infini eval copy` and `infini demo --book` out of \
+run folders. The first run is what the others are compared with. The page is one HTML file with tables and pictures that needs nothing else.",
     after_help = "Examples:
   infini report runs/books/control runs/books/added-linear --out report.html
   infini report runs/books/* --out report.html --pictures pictures/"

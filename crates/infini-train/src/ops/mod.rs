@@ -13,6 +13,7 @@ mod kernel_mlp;
 pub mod knn;
 mod optimizer;
 mod segments;
+pub mod sinks;
 
 use burn::backend::DispatchDevice;
 use burn::tensor::{Device, Tensor};

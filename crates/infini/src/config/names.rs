@@ -27,6 +27,9 @@ pub enum Attention {
     /// The window, and in the layers that `infini.layers` names the best of a bounded store of past keys and values:
     /// Memorizing Transformer (Wu et al. 2022, arXiv 2203.08913).
     Memorizing,
+    /// Segments that see themselves and the `infini.summaries` vectors that the segment before left: Recurrent Memory
+    /// Transformer (Bulatov et al. 2022, arXiv 2207.06881).
+    Rmt,
     /// The window, and a memory in the layers that `infini.layers` names.
     Infini,
 }

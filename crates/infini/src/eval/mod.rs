@@ -2,6 +2,7 @@
 
 pub mod babi;
 pub mod copy;
+pub mod live;
 pub mod long;
 pub mod mqar;
 pub mod passkey;

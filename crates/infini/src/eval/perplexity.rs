@@ -316,7 +316,7 @@ fn stream_on(model: &Model, mut state: State, rows: &[&[u32]], step: &mut dyn Fn
 }
 
 /// `−log softmax(logits)[target]`.
-fn loss(logits: &[f32], target: u32) -> f32 {
+pub(super) fn loss(logits: &[f32], target: u32) -> f32 {
     let largest = logits.iter().fold(f32::NEG_INFINITY, |m, x| m.max(*x));
     let sum: f64 = logits.iter().map(|x| f64::from(x - largest).exp()).sum();
     (sum.ln() - f64::from(logits[target as usize] - largest)) as f32

@@ -21,6 +21,8 @@ pub(crate) struct Attention {
     bias: Option<[Vec<f32>; 3]>,
     o: Matrix,
     conv: Option<Vec<f32>>,
+    /// Of keys and values.
+    kv_conv: Option<[Vec<f32>; 2]>,
     memory: Option<Memory>,
     own: Option<Own>,
     /// Gate logits `[H]` of a memorizing layer.
@@ -140,6 +142,7 @@ impl Attention {
             bias: config.qkv_bias.then(|| ["q", "k", "v"].map(|n| take(&format!("{n}_proj.bias")))),
             o: Matrix::new(take("o_proj.weight"), width),
             conv: (i.conv > 0).then(|| take("infini.conv.weight")),
+            kv_conv: (i.kv_conv > 0).then(|| ["k", "v"].map(|n| take(&format!("infini.{n}_conv.weight")))),
             memory,
             memorizing: (kind == LayerKind::Memorizing).then(|| take("infini.beta")),
             own: config.own_memory(l).then(|| Own::new(config, l, take)),
@@ -173,6 +176,15 @@ impl Attention {
             h.iter_mut().zip(&y).for_each(|(h, y)| *h += y);
         }
         let mut piece = self.project(p.config, h, b * t);
+        if let Some(kernels) = &self.kv_conv {
+            let shape = conv::Shape { b, t, d: piece.k.len() / (b * t).max(1), width: p.config.infini.kv_conv };
+            let tails = [&mut state.k_tail, &mut state.v_tail];
+            for ((x, kernel), tail) in [&mut piece.k, &mut piece.v].into_iter().zip(kernels).zip(tails) {
+                let mut y = vec![0.0; x.len()];
+                conv::forward(shape, x, kernel, None, Some(tail), &mut y);
+                x.iter_mut().zip(&y).for_each(|(x, y)| *x += y);
+            }
+        }
         if let Some(own) = &self.own {
             piece.own = own.project(p, state, h);
         }
@@ -292,8 +304,8 @@ impl Attention {
         let mut a_dot = vec![0.0; b * n * h * d];
         let mut out = HeadsMut::dense(&mut a_dot, b, n, h, d);
         let mut scratch = vec![0.0; local::scratch_len(&self.settings, &window, rayon::current_num_threads())];
-        // of a row's sinks those are seen that have left the window
-        let left = |doc: &u64| (start.saturating_sub(*doc) as usize).min(c.infini.sink);
+        // a row's sinks are seen once all of them have left the window
+        let left = |doc: &u64| if start.saturating_sub(*doc) >= c.infini.sink as u64 { c.infini.sink } else { 0 };
         let visible: Vec<usize> = p.doc_start.iter().map(left).collect();
         if state.sink_k.is_empty() || visible.iter().all(|n| *n == 0) {
             local::forward(&self.settings, &window, &mut out, None, &mut scratch);
