@@ -1,6 +1,10 @@
 //! Token shards: what comes back, damage, hostile numbers, a disk that fails, files that change under the reader.
 
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use infini_format::hash::sha256;
 use infini_format::io::{Fault, FaultIo, Io, RealIo};
@@ -89,6 +93,59 @@ fn every_call_fails_in_turn_and_the_same_command_ends_the_work() {
         }
     }
     count.print("R3 shards");
+}
+
+const CHILD: &str = "INFINI_FAULTS_SHARDS";
+
+fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entry = |e: std::io::Result<std::fs::DirEntry>| {
+        let e = e.unwrap();
+        (e.file_name().into_string().unwrap(), std::fs::read(e.path()).unwrap())
+    };
+    std::fs::read_dir(dir).unwrap().map(entry).collect()
+}
+
+#[test]
+fn r1_a_killed_writer_is_gone_on_with_to_the_same_bytes() {
+    let lens: Vec<usize> = (0..60).map(|d| 40 + d % 7 * 30).collect();
+    if let Some(dir) = std::env::var_os(CHILD) {
+        // behind a line end: the test harness has written the test's name
+        println!("\nready");
+        match write(&RealIo, Path::new(&dir), &lens, 251, 64) {
+            Ok(_) => return,
+            // killed after its last act
+            Err(e) => return assert!(e.contains("finished token shards"), "{e}"),
+        }
+    }
+    let whole = tempfile::tempdir().unwrap();
+    write(&RealIo, whole.path(), &lens, 251, 64).unwrap();
+    let (mut count, mut rng) = (Count::default(), Rng(4));
+    while count.run < cases(20, 1000) {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("corpus");
+        for attempt in 1.. {
+            let mut child = Command::new(std::env::current_exe().unwrap())
+                .args(["shards::r1_a_killed_writer_is_gone_on_with_to_the_same_bytes", "--exact", "--nocapture"])
+                .env(CHILD, &dir)
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+            assert!(lines.any(|line| line == "ready"), "the child has started");
+            std::thread::sleep(Duration::from_micros(rng.next() % (5_000 * attempt)));
+            if let Some(status) = child.try_wait().unwrap() {
+                assert!(status.success(), "attempt {attempt}: {status}");
+                break;
+            }
+            child.kill().unwrap();
+            child.wait().unwrap();
+            count.run += 1;
+        }
+        check(&dir, &lens);
+        assert!(files(&dir) == files(whole.path()), "other files than an unbroken writer's");
+    }
+    count.print("R1 shards, kill -9");
 }
 
 /// A shard file of more than one block.
