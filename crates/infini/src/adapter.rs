@@ -12,11 +12,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use infini_format::hash::{is_hash, sha256};
+use infini_format::hash::sha256;
 use infini_format::io::{self, PUBLIC, RealIo};
 use infini_format::tensors::{Dtype, Tensor, TensorFile, TensorView, serialize};
 use serde::{Deserialize, Serialize};
 
+use crate::bound;
 use crate::config::{InfiniConfig, ModelConfig};
 use crate::error::{Error, Result};
 use crate::folder::{self, Loaded};
@@ -228,26 +229,19 @@ impl Adapter {
     }
 
     fn from_file(file: &TensorFile) -> Result<Self> {
-        let text = |key: &str| file.metadata.get(key).map_or("", String::as_str);
-        if text("format") != FORMAT || text("version") != VERSION {
-            let (format, version) = (text("format"), text("version"));
-            return Err(Error::Model(format!(
-                "is no {FORMAT} of version {VERSION}: format {format:?}, version {version:?}"
-            )));
-        }
-        if !is_hash(text("base")) {
-            return Err(Error::Model("names no base: base is not a SHA-256".into()));
-        }
-        let config: AdapterConfig =
-            serde_json::from_str(text("config")).map_err(|e| Error::Model(format!("config: {e}")))?;
-        let width = text("hidden_size").parse::<usize>().ok().filter(|d| (1..=1 << 16).contains(d));
+        let (base, config) = bound::header::<AdapterConfig>(file, FORMAT, VERSION)?;
+        let width = file
+            .metadata
+            .get("hidden_size")
+            .and_then(|d| d.parse::<usize>().ok())
+            .filter(|d| (1..=1 << 16).contains(d));
         let width = width.ok_or_else(|| Error::Model("hidden_size is no width".into()))?;
         let mut tensors = BTreeMap::new();
         for (name, t) in file.iter() {
             let data = t.to_f32().map_err(|e| Error::Model(format!("{name}: {e}")))?;
             tensors.insert(name.to_string(), data);
         }
-        Adapter::new(config, text("base").to_string(), width, tensors)
+        Adapter::new(config, base, width, tensors)
     }
 
     /// Writes an adapter file atomically.

@@ -4,6 +4,7 @@
 //! has read is in a [`state::State`].
 
 pub mod adapter;
+mod bound;
 pub mod config;
 pub mod conversation;
 pub mod corpus;

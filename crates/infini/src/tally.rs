@@ -12,12 +12,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use infini_format::hash::is_hash;
 use infini_format::io::{self, PUBLIC, RealIo};
 use infini_format::tensors::{Tensor, TensorFile, TensorView, serialize};
 use infini_kernels::math::dot;
 use serde::{Deserialize, Serialize};
 
+use crate::bound;
 use crate::config::InfiniConfig;
 use crate::error::{Error, Result};
 
@@ -315,18 +315,7 @@ impl Tally {
     /// # Errors
     /// What is wrong with it.
     pub(crate) fn from_file(file: &TensorFile) -> Result<Self> {
-        let text = |key: &str| file.metadata.get(key).map_or("", String::as_str);
-        if text("format") != FORMAT || text("version") != VERSION {
-            let (format, version) = (text("format"), text("version"));
-            return Err(Error::Model(format!(
-                "is no {FORMAT} of version {VERSION}: format {format:?}, version {version:?}"
-            )));
-        }
-        if !is_hash(text("base")) {
-            return Err(Error::Model("names no base: base is not a SHA-256".into()));
-        }
-        let config: TallyConfig =
-            serde_json::from_str(text("config")).map_err(|e| Error::Model(format!("config: {e}")))?;
+        let (base, config) = bound::header::<TallyConfig>(file, FORMAT, VERSION)?;
         let names = config.parameters(0).map(|(name, _)| name);
         if file.len() != names.len() {
             return Err(Error::Model(format!("{} tensors, {} expected", file.len(), names.len())));
@@ -337,7 +326,7 @@ impl Tally {
             tensors.push(t);
         }
         let [common, network @ ..] = <[Vec<f32>; 5]>::try_from(tensors).expect("five names");
-        Tally::new(config, text("base").to_string(), common, network)
+        Tally::new(config, base, common, network)
     }
 
     /// Reads the bytes of a file.
