@@ -39,7 +39,7 @@ that are empty or no text are named and passed over, bytes that are no character
 stops; the same command goes on after the last whole shard.",
     after_help = "Examples:
   infini data prepare books/ --tokenizer tokenizer.json --out shards
-  infini data prepare a.txt b.epub --tokenizer models/books --unwrap --out shards
+  infini data prepare a.txt b.epub --tokenizer tokenizer.json --unwrap --out shards
   zcat corpus.gz | infini data prepare - --tokenizer tokenizer.json --out shards"
 )]
 struct Prepare {

@@ -59,7 +59,7 @@ pub struct Demo {
     /// Folder of books for --filler books
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Read this text with the memory and without [default model: models/books]
+    /// Read this text with the memory and without; needs --model while no models/books is shipped
     #[arg(long, value_name = "FILE", conflicts_with_all = ["tokens", "train", "filler", "data", "seed"])]
     book: Option<PathBuf>,
     /// Compare with this model instead of the same one whose memory is knocked out
