@@ -11,6 +11,7 @@ pub mod eval;
 pub mod generate;
 pub mod inspect;
 pub mod memory;
+pub mod probe;
 pub mod pull;
 pub mod read;
 pub mod report;

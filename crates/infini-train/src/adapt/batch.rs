@@ -30,7 +30,7 @@ pub struct Batch<'a> {
     /// Queries whose next token answers, and those that are held to the base.
     pub answers: Vec<usize>,
     pub others: Vec<usize>,
-    /// Whether a query's memory holds a key, `[n, m]`.
+    /// How often a query's memory holds a written token, `[n, m]`.
     pub visible: Vec<f32>,
     /// Documents in a memory, on average.
     pub together: f64,
@@ -62,6 +62,8 @@ impl<'a> Batch<'a> {
             }
         }
         let (joined, filler) = together(&docs, t.together * rng.random::<f64>(), rng);
+        let amplify = if stage == 2 { t.amplify } else { 1.0 };
+        let weight: Vec<f32> = docs.iter().map(|_| amplify.powf(rng.random::<f64>()) as f32).collect();
         let mut batch = Batch {
             together: joined.iter().flatten().filter(|j| **j).count() as f64 / docs.len() as f64,
             docs,
@@ -75,10 +77,11 @@ impl<'a> Batch<'a> {
         batch.ask(stage, rng);
         batch.visible = (batch.queries.iter())
             .flat_map(|(q, _)| {
-                let (joined, filler, batch) = (&joined[*q], &filler[*q], &batch);
-                batch.keys.iter().map(move |(k, j)| {
-                    let seen = joined[*k] || (filler[*k] && !batch.docs[*k].0.key[*j]);
-                    f32::from(u8::from(seen))
+                let (joined, filler, weight, batch) = (&joined[*q], &filler[*q], weight[*q], &batch);
+                batch.keys.iter().map(move |(k, j)| match batch.docs[*k].0.key[*j] {
+                    true => f32::from(u8::from(joined[*k])),
+                    false if joined[*k] || filler[*k] => weight,
+                    false => 0.0,
                 })
             })
             .collect();
@@ -189,5 +192,55 @@ impl Words {
         let mut ids = vec![0; vocabulary.len()];
         vocabulary.iter().for_each(|(id, at)| ids[*at] = *id);
         Words { ids, keys, queries }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    fn document(name: &str) -> Document {
+        let (n, u) = (200, 40);
+        let tail = Tail {
+            ids: vec![3; u],
+            answer: (0..u).map(|j| (j > 35).then_some(Answer::Told)).collect(),
+            residual: Vec::new(),
+            hidden: Vec::new(),
+        };
+        Document {
+            ids: vec![7; n],
+            key: (0..n).map(|j| (50..55).contains(&j)).collect(),
+            names: vec![name.into()],
+            paper: true,
+            x: Vec::new(),
+            tails: vec![tail],
+        }
+    }
+
+    #[test]
+    fn filler_weighs_as_in_a_longer_text_in_the_third_stage_and_keys_never_do() {
+        let docs = ["one", "two", "three"].map(document);
+        let t = StagesConfig { amplify: 100.0, together: 1.0, noise: 0.1, ..StagesConfig::default() };
+        let mut open = vec![false; 600];
+        open[120] = true;
+        let mut heaviest = 0.0f32;
+        for (stage, seed) in [(1, 0), (1, 1), (2, 0), (2, 1), (2, 2)] {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            let with: Vec<_> = docs.iter().map(|d| (d, &d.tails[0])).collect();
+            let b = Batch::new(&t, stage, with, &open, &mut rng);
+            assert!(stage == 1 || b.keys.contains(&(0, 120)), "an open gate's token is not written");
+            let m = b.keys.len();
+            for (q, row) in b.visible.chunks(m).enumerate() {
+                let weights = b.keys.iter().zip(row);
+                for ((k, j), w) in weights.filter(|((k, _), _)| *k == b.queries[q].0) {
+                    let key = docs[*k].key[*j];
+                    assert!(if key || stage == 1 { *w == 1.0 } else { (1.0..=100.0).contains(w) }, "{key} {w}");
+                    heaviest = heaviest.max(*w);
+                }
+            }
+        }
+        assert!(heaviest > 10.0, "{heaviest}");
     }
 }

@@ -48,6 +48,8 @@ pub struct PoolConfig {
     pub opening: f64,
     /// Share of documents whose filler changes its source once.
     pub switch: f64,
+    /// Share of stretches of filler that are chosen to hold a digit: years and footnotes are no keys.
+    pub numbers: f64,
     /// Weights of the filler's sources: `paper`, `prose`, `books` or the path of a text file.
     pub filler: BTreeMap<String, f64>,
     /// Seed of the documents.
@@ -63,13 +65,14 @@ impl Default for PoolConfig {
             tails: 2,
             keys: 6,
             questions: 3,
-            named: 0.8,
-            paper: 0.5,
+            named: 0.7,
+            paper: 0.4,
             absent: 0.06,
             near: 0.2,
             digits: [4, 8],
             opening: 0.7,
             switch: 0.2,
+            numbers: 0.4,
             filler: [("paper".into(), 1.0), ("books".into(), 3.0)].into(),
             seed: 0,
         }
@@ -92,12 +95,15 @@ pub struct StagesConfig {
     pub clip: f64,
     /// Weight of the divergence from the base on tokens that answer nothing.
     pub divergence: f64,
-    /// Weight of the read gate's labels in the second stage.
+    /// Weight of the read gate's labels on the ends of documents, from the second stage on.
     pub read_labels: f64,
-    /// Weight of the write gate's labels in the first two stages.
+    /// Weight of open read gates far from any key, where nothing is asked, from the second stage on.
+    pub quiet: f64,
+    /// Weight of the write gate's labels.
     pub write_labels: f64,
-    /// Weight of the mean write gate in the third stage.
-    pub sparsity: f64,
+    /// Most that the filler which is written weighs in the third stage, as in a text that much longer; drawn for each
+    /// document between 1 and this.
+    pub amplify: f64,
     /// Share of filler tokens that are written all the same in the second stage, as noise.
     pub noise: f64,
     /// Largest probability that a document's memory also holds that of another; drawn for each step up to this.
@@ -120,8 +126,9 @@ impl Default for StagesConfig {
             clip: 1.0,
             divergence: 1.0,
             read_labels: 0.3,
-            write_labels: 0.3,
-            sparsity: 0.3,
+            quiet: 1.0,
+            write_labels: 1.0,
+            amplify: 16.0,
             noise: 0.01,
             together: 0.9,
             seed: 0,
@@ -157,6 +164,7 @@ impl AdaptConfig {
             ("data.near", d.near),
             ("data.opening", d.opening),
             ("data.switch", d.switch),
+            ("data.numbers", d.numbers),
             ("train.noise", t.noise),
             ("train.together", t.together),
         ] {
@@ -186,11 +194,15 @@ impl AdaptConfig {
             ("train.divergence", t.divergence),
             ("train.read_labels", t.read_labels),
             ("train.write_labels", t.write_labels),
-            ("train.sparsity", t.sparsity),
+            ("train.quiet", t.quiet),
+            ("train.amplify", t.amplify),
         ] {
             if !(x.is_finite() && x >= 0.0) {
                 return bad(field, format!("{x} is not a number of at least 0"));
             }
+        }
+        if t.amplify < 1.0 {
+            return bad("train.amplify", format!("{}: choose 1 or more", t.amplify));
         }
         if d.digits[0] == 0 || d.digits[0] > d.digits[1] || d.digits[1] > 16 {
             return bad("data.digits", format!("{:?} is no range inside 1..=16", d.digits));
@@ -224,6 +236,7 @@ mod tests {
             ("[data]\ndocuments = 0", "data.documents"),
             ("[train]\nbatch = [16, 16, 9000]", "train.batch"),
             ("[train]\nlr = [1e-3, nan, 1e-3]", "train.lr"),
+            ("[train]\namplify = 0.5", "train.amplify"),
             ("[train]\nsteeps = 3", "steeps"),
             ("[memory]", "memory"),
         ] {

@@ -11,8 +11,12 @@ use super::stages::{Report, Said, Stages};
 use super::upper::constant;
 use crate::ops::composed::softplus;
 
-/// Weight of a key token in the labels of the write gate.
-const KEY_WEIGHT: f64 = 3.0;
+/// Weight of a key token in the labels of the write gate,
+const KEY_WEIGHT: f32 = 3.0;
+/// and of a token of a number that is no key: rarer, and what tells them apart must be learned.
+const NUMBER_WEIGHT: f32 = 10.0;
+/// Tokens around a key where a read gate may be open: its sentence reads like an answer.
+const SENTENCE: usize = 32;
 
 impl Stages<'_> {
     /// The loss of a stage over documents, each with one of its tails.
@@ -42,8 +46,8 @@ impl Stages<'_> {
         let xq = self.upper.normed(residual.clone()).select(0, places.clone());
         let words = Words::new(&batch, &self.config.adapter);
         let memory = self.memory(&words);
-        let a = self.recalled(&memory, stage, &batch, &words, x, &gates, &xq);
-        let write = self.write_labels(&gates, &label) * t.write_labels;
+        let a = self.recalled(&memory, stage, &batch, &words, x.clone(), &gates, &xq);
+        let write = self.write_labels(&gates, &batch) * t.write_labels;
         if stage == 0 {
             let classes: Vec<usize> = batch.answers.iter().map(|q| self.class[batch.target(*q) as usize]).collect();
             let scores = self.body.linear(a, self.leaves.get("digits"));
@@ -62,16 +66,13 @@ impl Stages<'_> {
             1 => self.base(&batch, 0..batch.queries.len()) + out * self.upper.gain() / self.scale,
             _ => self.through(residual, out).select(0, places),
         };
-        let mut loss = self.spoken(&batch, hidden, &mut report);
-        if stage == 1 {
-            let label = is_answer.iter().map(|a| f32::from(u8::from(*a))).collect();
-            let label = constant::<2>(label, [is_answer.len(), 1], &self.device);
-            let labels = softplus(read.clone().neg()) + read * (label.neg() + 1.0);
-            loss = loss + labels.mean() * t.read_labels + write;
-        } else {
-            loss = loss + activation::sigmoid(gates).mean() * t.sparsity;
-        }
-        (loss, report)
+        let label = is_answer.iter().map(|a| f32::from(u8::from(*a))).collect();
+        let label = constant::<2>(label, [is_answer.len(), 1], &self.device);
+        let labels = softplus(read.clone().neg()) + read * (label.neg() + 1.0);
+        let quiet = constant::<2>(quiet(&batch), [x.dims()[0], 1], &self.device);
+        let noise = softplus(memory.read_gate(x)) * quiet;
+        let loss = self.spoken(&batch, hidden, &mut report);
+        (loss + labels.mean() * t.read_labels + noise.mean() * t.quiet + write, report)
     }
 
     /// The memory on the words of a step.
@@ -154,12 +155,23 @@ impl Stages<'_> {
     }
 
     /// Binary cross-entropy of the write gates with the keys' tokens as labels.
-    fn write_labels(&self, logits: &Tensor<2>, label: &[bool]) -> Tensor<1> {
-        let y: Vec<f32> = label.iter().map(|l| f32::from(u8::from(*l))).collect();
-        let y = constant::<2>(y, [label.len(), 1], &self.device);
-        let open = softplus(logits.clone().neg()) * (y.clone() * KEY_WEIGHT);
-        let shut = softplus(logits.clone()) * (y.neg() + 1.0);
-        (open + shut).mean()
+    fn write_labels(&self, logits: &Tensor<2>, batch: &Batch) -> Tensor<1> {
+        let (mut open, mut shut) = (Vec::new(), Vec::new());
+        for (doc, _) in &batch.docs {
+            for (id, key) in doc.ids.iter().zip(&doc.key) {
+                let number = self.class[*id as usize] < 10;
+                open.push(if *key { KEY_WEIGHT } else { 0.0 });
+                shut.push(if *key {
+                    0.0
+                } else if number {
+                    NUMBER_WEIGHT
+                } else {
+                    1.0
+                });
+            }
+        }
+        let column = |x: Vec<f32>| constant::<2>(x, [logits.dims()[0], 1], &self.device);
+        (softplus(logits.clone().neg()) * column(open) + softplus(logits.clone()) * column(shut)).mean()
     }
 
     fn index(&self, rows: impl Iterator<Item = usize>) -> Tensor<1, Int> {
@@ -167,6 +179,16 @@ impl Stages<'_> {
         let n = rows.len();
         Tensor::from_data(TensorData::new(rows, [n]), (&self.device, DType::I64))
     }
+}
+
+/// 1 for the remembered tokens with no key near them.
+fn quiet(batch: &Batch) -> Vec<f32> {
+    batch.docs.iter().flat_map(|(doc, _)| far(&doc.key)).map(|far| f32::from(u8::from(far))).collect()
+}
+
+/// Which tokens have no key within [`SENTENCE`] tokens.
+fn far(key: &[bool]) -> impl Iterator<Item = bool> {
+    (0..key.len()).map(|j| !key[j.saturating_sub(SENTENCE)..key.len().min(j + SENTENCE + 1)].contains(&true))
 }
 
 fn mean(x: impl Iterator<Item = f64>) -> f64 {
@@ -189,4 +211,17 @@ fn score(scores: Tensor<2>, targets: &[usize], batch: &Batch, report: &mut Repor
     let loss = activation::log_softmax(scores, 1).gather(1, ids).neg().sum() / n.max(1) as f64;
     report.answer_loss = f64::from(loss.clone().detach().into_scalar::<f32>());
     loss
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn far_is_more_than_a_sentence_away() {
+        let mut key = vec![false; 200];
+        key[100..103].fill(true);
+        let near: Vec<usize> = far(&key).enumerate().filter(|(_, far)| !far).map(|(j, _)| j).collect();
+        assert_eq!(near, (100 - SENTENCE..=102 + SENTENCE).collect::<Vec<_>>());
+    }
 }

@@ -105,7 +105,9 @@ impl<'a> Writer<'a> {
             let x = rng.random::<f64>() * self.fillers.last().map_or(0.0, |f| f.0);
             let i = self.fillers.iter().position(|f| x < f.0).unwrap_or(self.fillers.len() - 1);
             let filler = &self.fillers[i].1;
-            filler.copy(filler.anywhere(rng), n, &mut out);
+            let digits = rng.random_bool(self.config.numbers);
+            let at = if digits { filler.near_a_digit(rng, n) } else { filler.anywhere(rng) };
+            filler.copy(at, n, &mut out);
         }
         out
     }

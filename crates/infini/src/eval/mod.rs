@@ -7,6 +7,7 @@ pub mod long;
 pub mod mqar;
 pub mod passkey;
 pub mod perplexity;
+pub mod probe;
 pub mod recurrence;
 pub mod rouge;
 pub mod rss;
