@@ -51,6 +51,9 @@ pub struct AdapterConfig {
     pub before: usize,
     /// Tokens from a written token on, itself the first, that do so too: it is written after they were read.
     pub after: usize,
+    /// Whether what is written first clears the cells it is written to, as far as it addresses them: of facts that change
+    /// the last one stays.
+    pub overwrite: bool,
 }
 
 impl Default for AdapterConfig {
@@ -65,6 +68,7 @@ impl Default for AdapterConfig {
             word_width: 32,
             before: 24,
             after: 24,
+            overwrite: false,
         }
     }
 }

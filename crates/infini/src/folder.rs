@@ -15,7 +15,7 @@ use crate::model::Model;
 use crate::pretrained;
 use crate::text::Tokenizer;
 use crate::text::chat::TemplateSource;
-use crate::weights::Weights;
+use crate::weights::{Source, Weights};
 
 /// Largest `config.json` and `tokenizer.json` that are read.
 pub(crate) const MAX_CONFIG: u64 = 1 << 20;
@@ -59,6 +59,31 @@ impl Parts {
     }
 }
 
+/// A model whose weights still lie in their file.
+pub(crate) struct Unread {
+    pub config: ModelConfig,
+    pub source: Source,
+    pub tokenizer: Tokenizer,
+    pub identity: Partner,
+    pub stop: Vec<String>,
+    pub end: Vec<u32>,
+    pub template: Option<TemplateSource>,
+}
+
+impl Unread {
+    /// All weights in f32.
+    fn parts(self) -> Result<Parts> {
+        let Unread { config, source, tokenizer, identity, stop, end, template } = self;
+        Ok(Parts { weights: source.weights()?, config, tokenizer, identity, stop, end, template })
+    }
+
+    /// The model, its weights in the fewest bits that hold them.
+    fn build(self) -> Result<Loaded> {
+        let Unread { config, source, tokenizer, identity, stop, end, template } = self;
+        Ok(Loaded { model: Model::from_source(config, &source)?, tokenizer, identity, stop, end, template })
+    }
+}
+
 /// A model with its tokenizer, and who they are.
 #[derive(Debug)]
 pub struct Loaded {
@@ -88,7 +113,7 @@ struct GenerationConfig {
 /// # Errors
 /// A missing or damaged file, or weights that do not fit the configuration.
 pub fn load(path: &Path) -> Result<Loaded> {
-    parts(path)?.build()
+    unread(path)?.build()
 }
 
 /// Reads the parts of a model, as [`load`] does.
@@ -96,6 +121,10 @@ pub fn load(path: &Path) -> Result<Loaded> {
 /// # Errors
 /// As [`load`].
 pub fn parts(path: &Path) -> Result<Parts> {
+    unread(path)?.parts()
+}
+
+fn unread(path: &Path) -> Result<Unread> {
     if path.is_file() {
         return pretrained::read_gguf(path);
     }
@@ -117,7 +146,9 @@ pub fn parts(path: &Path) -> Result<Parts> {
     let weight_bytes = read(&dir.join("model.safetensors"), MAX_WEIGHTS)?;
     let (tokenizer, tokenizer_bytes) = read_tokenizer(dir, &config)?;
     let identity = identity(&config, sha256(&weight_bytes), &tokenizer_bytes);
-    let weights = parse_weights(&config, weight_bytes).map_err(|e| at(&dir.join("model.safetensors"), e))?;
+    let path = dir.join("model.safetensors");
+    let file = TensorFile::parse(weight_bytes).map_err(|e| at(&path, Error::Model(e.to_string())))?;
+    let source = Source::of_files(&config, path, vec![file], &|_| true)?;
     let path = dir.join("generation_config.json");
     let mut stop = Vec::new();
     if path.exists() {
@@ -125,7 +156,7 @@ pub fn parts(path: &Path) -> Result<Parts> {
             .map_err(|e| Error::Model(format!("{}: {e}", path.display())))?;
         stop = generation.stop_strings;
     }
-    Ok(Parts { config, weights, tokenizer, identity, stop, end: Vec::new(), template: None })
+    Ok(Unread { config, source, tokenizer, identity, stop, end: Vec::new(), template: None })
 }
 
 /// Who a model of these parts is.

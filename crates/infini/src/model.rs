@@ -9,6 +9,8 @@
 
 mod rmt;
 
+use std::collections::BTreeMap;
+
 use infini_kernels::{norm, rope};
 
 use crate::adapter::Adapter;
@@ -20,7 +22,7 @@ use crate::layers::mlp::Mlp;
 use crate::layers::recall::Recall;
 use crate::state::{Extra, State};
 use crate::tally::Tally;
-use crate::weights::Weights;
+use crate::weights::{Source, Weights};
 
 /// Which logits a call computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,9 +118,31 @@ impl Model {
     /// A configuration that cannot be.
     pub fn new(config: ModelConfig, mut weights: Weights) -> Result<Model> {
         config.check()?;
+        Ok(Model::build(config, &mut |name| weights.take(name)))
+    }
+
+    /// Takes weights from where they lie, one at a time.
+    pub(crate) fn from_source(config: ModelConfig, source: &Source) -> Result<Model> {
+        config.check()?;
+        let mut failed = None;
+        let lengths: BTreeMap<_, usize> =
+            config.parameters().into_iter().map(|p| (p.name, p.shape.iter().product())).collect();
+        let model = Model::build(config, &mut |name| {
+            source.get(name).unwrap_or_else(|e| {
+                failed.get_or_insert(e);
+                vec![0.0; lengths[name]]
+            })
+        });
+        failed.map_or(Ok(model), Err)
+    }
+
+    fn build(config: ModelConfig, take: &mut dyn FnMut(&str) -> Vec<f32>) -> Model {
         let (d, layout) = (config.hidden_size, config.layout());
+        // the largest first, when nothing else is there
+        let embed = Matrix::new(take("model.embed_tokens.weight"), d);
+        let head = (!config.tie_word_embeddings).then(|| Matrix::new(take("lm_head.weight"), d));
         let layers = (0..config.num_hidden_layers).map(|l| {
-            let mut take = |s: &str| weights.take(&format!("model.layers.{l}.{s}"));
+            let mut take = |s: &str| take(&format!("model.layers.{l}.{s}"));
             Layer {
                 attention_norm: take("input_layernorm.weight"),
                 attention: Attention::new(&layout, l, &mut |s| take(&format!("self_attn.{s}"))),
@@ -131,18 +155,18 @@ impl Model {
             }
         });
         let layers = layers.collect();
-        Ok(Model {
+        Model {
             layers,
-            embed: Matrix::new(weights.take("model.embed_tokens.weight"), d),
-            norm: weights.take("model.norm.weight"),
-            head: (!config.tie_word_embeddings).then(|| Matrix::new(weights.take("lm_head.weight"), d)),
-            summaries: (config.attention == Kind::Rmt).then(|| weights.take(SUMMARIES)),
+            embed,
+            norm: take("model.norm.weight"),
+            head,
+            summaries: (config.attention == Kind::Rmt).then(|| take(SUMMARIES)),
             angles: window_angles(&layout),
             recall: None,
             tally: None,
             layout,
             config,
-        })
+        }
     }
 
     /// Gives every layer this window instead of full attention.

@@ -47,6 +47,7 @@ fn adapter(base: &str, seed: f64) -> Adapter {
         word_width: 4,
         before: 5,
         after: 4,
+        overwrite: false,
     };
     let numbers = |(i, (name, shape)): (usize, (&'static str, Vec<usize>))| {
         let n: usize = shape.iter().product();

@@ -45,6 +45,9 @@ fn logits_are_pytorchs() {
         assert!(e < 1e-5, "{family}: {e:.1e}");
         assert_eq!(loaded.model.config().attention, Attention::Full);
         assert_eq!(loaded.end, [259], "{family}");
+        // one tensor after the other or all of them in f32: the same to the last bit
+        let (whole, (ids, _)) = (folder::parts(&golden(family)).unwrap(), expected(family.trim_end_matches(".gguf")));
+        assert!(logits(&loaded, &ids) == logits(&whole.build().unwrap(), &ids), "{family}");
     }
     let c = |family: &str| folder::parts(&golden(family)).unwrap().config;
     let (llama, mistral, qwen) = (c("llama"), c("mistral"), c("qwen2"));

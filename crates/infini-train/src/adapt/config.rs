@@ -52,8 +52,22 @@ pub struct PoolConfig {
     pub numbers: f64,
     /// Weights of the filler's sources: `paper`, `prose`, `books` or the path of a text file.
     pub filler: BTreeMap<String, f64>,
+    /// Facts of bAbI in place of keys; what concerns keys (how many, their names, digits and wordings, the opening) says nothing
+    /// then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub facts: Option<FactsConfig>,
     /// Seed of the documents.
     pub seed: u64,
+}
+
+/// Stories with questions of one word.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FactsConfig {
+    /// Folder of bAbI v1.2 under the folder of `--data`.
+    pub folder: String,
+    /// Its tasks: `qa1` to `qa20`.
+    pub tasks: Vec<String>,
 }
 
 impl Default for PoolConfig {
@@ -74,6 +88,7 @@ impl Default for PoolConfig {
             switch: 0.2,
             numbers: 0.4,
             filler: [("paper".into(), 1.0), ("books".into(), 3.0)].into(),
+            facts: None,
             seed: 0,
         }
     }
@@ -213,6 +228,9 @@ impl AdaptConfig {
         if d.filler.values().sum::<f64>() <= 0.0 {
             return bad("data.filler", "no source has a weight above 0".into());
         }
+        if d.facts.as_ref().is_some_and(|f| f.tasks.is_empty()) {
+            return bad("data.facts", "no task: name one, such as qa1".into());
+        }
         if t.checkpoint_every == 0 || t.log_every == 0 {
             return bad("train.checkpoint_every", "0: choose 1 or more".into());
         }
@@ -233,6 +251,7 @@ mod tests {
             ("[data]\nnamed = 2", "data.named"),
             ("[data]\ndigits = [5, 4]", "data.digits"),
             ("[data]\nfiller = {}", "data.filler"),
+            ("[data.facts]\nfolder = \"babi\"", "data.facts"),
             ("[data]\ndocuments = 0", "data.documents"),
             ("[train]\nbatch = [16, 16, 9000]", "train.batch"),
             ("[train]\nlr = [1e-3, nan, 1e-3]", "train.lr"),

@@ -1,7 +1,10 @@
 //! (29)–(32) of `docs/math.md` as a differentiable graph.
 //!
-//! Memories are not built here: a query's read is the weighted mean over the written tokens that it may see, which is
-//! the same number, and needs only products of small addresses: `φ^q·φ^k = (S·S of places) (S·S of words)`.
+//! Memories are not built where writes add up: a query's read is the weighted mean over the written tokens that it may see,
+//! which is the same number, and needs only products of small addresses: `φ^q·φ^k = (S·S of places) (S·S of words)`. Where
+//! they overwrite, each document's memory is built, in closed form.
+
+use std::ops::Range;
 
 use burn::tensor::{DType, Int, Tensor, TensorData, activation};
 use infini::adapter::AdapterConfig;
@@ -73,17 +76,23 @@ impl<'a> Memory<'a> {
     }
 
     /// (32): reads `[n, H·V]`, not gated. Queries and keys as places and pools; `strength [m, H]` is how much of each
-    /// key is written and `visible [n, m]` (1 or 0) whether a query's memory holds it.
+    /// key is written and `visible [n, m]` (1 or 0) whether a query's memory holds it. `documents` are the queries that
+    /// share a memory; in it stand the keys that they see, in their order.
     pub fn read(
         &self,
         queries: (Tensor<3>, Tensor<3>),
         keys: (Tensor<3>, Tensor<3>),
         value: Tensor<2>,
         strength: Tensor<2>,
-        visible: Tensor<2>,
+        visible: &[f32],
+        documents: &[Range<usize>],
     ) -> Tensor<2> {
         let (h, v) = (self.c.heads, self.c.value_width);
         let (n, m) = (queries.0.dims()[0], value.dims()[0]);
+        if self.c.overwrite {
+            return self.read_overwritten(queries, keys, value, strength, visible, documents);
+        }
+        let visible = constant::<2>(visible.to_vec(), [n, m], &self.words.device());
         let place = self.pair(queries.0, 0).matmul(self.pair(keys.0, 0).swap_dims(1, 2));
         let word = self.pair(queries.1, 1).matmul(self.pair(keys.1, 1).swap_dims(1, 2));
         let w = place * word * strength.swap_dims(0, 1).reshape([h, 1, m]) * visible.reshape([1, n, m]);
@@ -93,6 +102,54 @@ impl<'a> Memory<'a> {
         let den = w.clone().sum_dim(2) + null.clone();
         let num = w.matmul(value) + nothing * null;
         (num / den).swap_dims(0, 1).reshape([n, h * v])
+    }
+
+    /// `φ [H, n, F]` of places and pools.
+    fn address(&self, (places, pools): (Tensor<3>, Tensor<3>)) -> Tensor<3> {
+        let (places, pools) = (self.pair(places, 0), self.pair(pools, 1));
+        let ([h, n, p], u) = (places.dims(), pools.dims()[2]);
+        (places.reshape([h, n, p, 1]) * pools.reshape([h, n, 1, u])).reshape([h, n, p * u])
+    }
+
+    /// [`read`](Memory::read) where each write clears its cells: of key `i` is left `φ_i Π_{j>i} (1 − g_j φ_j)`.
+    fn read_overwritten(
+        &self,
+        queries: (Tensor<3>, Tensor<3>),
+        keys: (Tensor<3>, Tensor<3>),
+        value: Tensor<2>,
+        strength: Tensor<2>,
+        visible: &[f32],
+        documents: &[Range<usize>],
+    ) -> Tensor<2> {
+        let (h, v, device) = (self.c.heads, self.c.value_width, self.words.device());
+        let m = value.dims()[0];
+        let queries = self.address(queries);
+        let written = self.address(keys) * strength.swap_dims(0, 1).reshape([h, m, 1]);
+        // never the logarithm of nothing
+        let left = (written.clone() * -(1.0 - EPS) + 1.0).log();
+        let value = value.reshape([m, h, v]).swap_dims(0, 1);
+        let null = self.leaves.get::<1>("null").exp().reshape([h, 1, 1]);
+        let nothing = self.leaves.get::<1>("nothing").reshape([h, 1, v]) * null.clone();
+        let reads = documents.iter().filter(|d| !d.is_empty()).map(|d| {
+            let phi = queries.clone().narrow(1, d.start, d.len());
+            let seen: Vec<i64> = (0..m).filter(|i| visible[d.start * m + i] > 0.0).map(|i| i as i64).collect();
+            let k = seen.len();
+            let (mut num, mut den) = (
+                Tensor::zeros([h, d.len(), v], (&device, DType::F32)),
+                Tensor::zeros([h, d.len(), 1], (&device, DType::F32)),
+            );
+            if k > 0 {
+                let seen = Tensor::<1, Int>::from_data(TensorData::new(seen, [k]), (&device, DType::I64));
+                let later = (0..k * k).map(|i| f32::from(u8::from(i % k > i / k))).collect();
+                let later = constant::<2>(later, [k, k], &device).reshape([1, k, k]).repeat_dim(0, h);
+                let kept =
+                    written.clone().select(1, seen.clone()) * later.matmul(left.clone().select(1, seen.clone())).exp();
+                den = (phi.clone() * kept.clone().sum_dim(1)).sum_dim(2);
+                num = phi.matmul(kept.swap_dims(1, 2).matmul(value.clone().select(1, seen)));
+            }
+            ((num + nothing.clone()) / (den + null.clone())).swap_dims(0, 1).reshape([d.len(), h * v])
+        });
+        Tensor::cat(reads.collect(), 0)
     }
 
     /// Read gates' logits `[n, H]`.
@@ -138,6 +195,11 @@ mod tests {
     /// nothing by itself shows it.
     #[test]
     fn the_streaming_memory_computes_the_same() {
+        compare(false);
+        compare(true);
+    }
+
+    fn compare(overwrite: bool) {
         let c = AdapterConfig {
             layer: 0,
             segment_len: 6,
@@ -148,6 +210,7 @@ mod tests {
             word_width: 4,
             before: 4,
             after: 3,
+            overwrite,
         };
         let base: ModelConfig = toml::from_str(&format!(
             "vocab_size = {V}\nhidden_size = {D}\nnum_hidden_layers = 1\nnum_attention_heads = 2\n\
@@ -223,8 +286,10 @@ mod tests {
         let open = host(memory.affine("write", cut(0, 1)));
         assert!(open.iter().all(|o| *o <= 0.0), "the first token is written: choose other numbers");
         assert!(host(strength.clone()).contains(&1.0) && host(strength.clone()).contains(&0.0));
-        let visible = constant(vec![1.0; (T - first) * (start - 1)], [T - first, start - 1], &device);
-        let a = memory.read(queries, keys, memory.affine("value", cut(1, start)), strength, visible);
+        let visible = vec![1.0; (T - first) * (start - 1)];
+        // two documents that share everything
+        let (documents, value) = ([0..2, 2..T - first], memory.affine("value", cut(1, start)));
+        let a = memory.read(queries, keys, value, strength, &visible, &documents);
         let out = host(memory.output(a, memory.read_gate(cut(first, T))));
         for (i, out) in out.chunks(D).enumerate() {
             let h: Vec<f32> = out.iter().zip(&embed[ids[first + i] as usize * D..]).map(|(o, e)| o + e).collect();

@@ -7,6 +7,7 @@
 
 mod batch;
 pub mod config;
+mod facts;
 mod graph;
 mod leaves;
 mod objective;

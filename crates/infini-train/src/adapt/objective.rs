@@ -105,8 +105,14 @@ impl Stages<'_> {
             _ => Tensor::ones([batch.keys.len(), c.heads], (&self.device, DType::F32)),
         };
         let queries = (memory.places("query", xq.clone()), memory.pool(&words.queries, c.before));
-        let visible = constant(batch.visible.clone(), [batch.queries.len(), batch.keys.len()], &self.device);
-        memory.read(queries, keys, value, strength, visible)
+        let mut documents: Vec<std::ops::Range<usize>> = vec![];
+        for (q, (i, _)) in batch.queries.iter().enumerate() {
+            match documents.last_mut().filter(|d| batch.queries[d.start].0 == *i) {
+                Some(d) => d.end = q + 1,
+                None => documents.push(q..q + 1),
+            }
+        }
+        memory.read(queries, keys, value, strength, &batch.visible, &documents)
     }
 
     /// The base's final hidden states at queries.

@@ -21,6 +21,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::config::{AdaptConfig, PoolConfig};
+use super::facts::Facts;
 
 /// Documents of a shard; they are read side by side.
 pub const SHARD: usize = 8;
@@ -280,6 +281,13 @@ pub fn build(
         return Ok(true);
     }
     let writer = Writer::new(config, &base.tokenizer, data)?;
+    let segment = config.adapter.segment_len;
+    let facts = config.data.facts.as_ref();
+    let facts = facts.map(|f| Facts::new(&config.data, f, segment, &base.tokenizer, data)).transpose()?;
+    let draw = |rng: &mut ChaCha8Rng, segments| match &facts {
+        Some(facts) => facts.document(rng, segments, &|rng, n| writer.fill(rng, n)),
+        None => Ok(writer.document(rng, segments)),
+    };
     for (done, shard) in missing.iter().enumerate() {
         if stop() {
             return Ok(false);
@@ -288,7 +296,7 @@ pub fn build(
         rng.set_stream(*shard as u64);
         let most = config.data.segments;
         let segments = if shard % 4 == 3 || most == 1 { most } else { rng.random_range(1..most) };
-        let mut documents: Vec<Document> = (0..SHARD).map(|_| writer.document(&mut rng, segments)).collect();
+        let mut documents: Vec<Document> = (0..SHARD).map(|_| draw(&mut rng, segments)).collect::<Result<_>>()?;
         cache(config, base, &mut documents);
         write(&path(dir, *shard), &documents, &identity)?;
         progress((shards - missing.len() + done + 1) * SHARD, shards * SHARD);

@@ -15,8 +15,8 @@ use infini_format::tensors::Dtype;
 use serde::{Deserialize, Serialize};
 
 use super::config::AdaptConfig;
-use super::pool;
 use super::stages::{Report, Stages};
+use super::{facts, pool};
 use crate::error::{Error, Result};
 use crate::trainer::MAX_SKIPPED;
 
@@ -119,11 +119,16 @@ pub fn adapt(
     let resolved = toml::to_string(config).expect("a configuration is plain data");
     atomic_write(&RealIo, &out.join("config.toml"), PUBLIC, resolved.as_bytes()).map_err(Error::file)?;
     let documents = pool::read(config, &base, &dir)?;
+    // digits, a lone blank, what else begins or ends a number
     let class = |id: u32| match base.tokenizer.decode(&[id]).as_str() {
         " " => 10,
         text => text.parse::<usize>().ok().filter(|d| *d < 10 && text.len() == 1).unwrap_or(11),
     };
-    let classes = (0..base.model.config().vocab_size as u32).map(class).collect();
+    let vocabulary = base.model.config().vocab_size;
+    let classes = match &config.data.facts {
+        Some(_) => facts::classes(&documents, vocabulary),
+        None => (0..vocabulary as u32).map(class).collect(),
+    };
     let mut stages = Stages::new(config, &base.model, documents, classes, &options.device);
     let checkpoints = out.join("checkpoint");
     let mut saved = Saved { step: 0, seconds: 0.0, in_a_row: 0, config: config.clone(), metrics: String::new() };

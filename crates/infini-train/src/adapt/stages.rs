@@ -20,8 +20,6 @@ use crate::ops::Body;
 
 /// Directions of a whitened input.
 const WHITE: usize = 256;
-/// Classes of tokens in the first stage.
-const CLASSES: usize = 12;
 
 /// One token of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +86,7 @@ pub struct Stages<'a> {
     pub(super) documents: Vec<Document>,
     /// The last ones are held out.
     held_out: usize,
-    /// Class in the first stage of every token: its digit, 10 for a lone blank, 11 for what else begins or ends a number.
+    /// Class of every token in the first stage.
     pub(super) class: Vec<usize>,
     pub(super) body: Body,
     pub(super) device: Device,
@@ -104,7 +102,8 @@ pub struct Stages<'a> {
 }
 
 impl<'a> Stages<'a> {
-    /// A start from the data: whitened projections, an output of zero.
+    /// A start from the data: whitened projections, an output of zero. `class` tells for every token of the vocabulary what
+    /// the first stage has to name it.
     pub fn new(
         config: &'a AdaptConfig,
         model: &'a Model,
@@ -164,7 +163,8 @@ impl<'a> Stages<'a> {
             }
         }
         let width = c.heads * c.value_width;
-        values.push(("digits", vec![CLASSES, width], vec![0.0; CLASSES * width]));
+        let classes = 1 + class.iter().max().copied().unwrap_or(0);
+        values.push(("digits", vec![classes, width], vec![0.0; classes * width]));
         let end = c.sink + 2 * c.segment_len - c.segment_len / 8;
         let held_out = (documents.len() / 16).max(1).min(documents.len() - 1);
         Stages {

@@ -64,8 +64,8 @@ impl<'a> Babi<'a> {
     }
 }
 
-/// A question in the words of the prompt; the answer comes next.
-fn asked(q: &Question) -> String {
+/// A question in the words of the prompt; the answer comes next, after a blank.
+pub fn asked(q: &Question) -> String {
     format!("\nQuestion: {}\nAnswer:", q.text)
 }
 

@@ -320,8 +320,15 @@ impl Recall {
                     let at = (row * 2 * s + i) * heads + head;
                     self.pool(&words, head, i, c.before + c.after, &mut pool);
                     self.address(head, &state.place[at * pw..][..pw], &pool, &mut phi);
-                    axpy(1.0, &phi, &mut state.z[(row * heads + head) * f..][..f]);
+                    let z = &mut state.z[(row * heads + head) * f..][..f];
                     let m = &mut state.m[(row * heads + head) * f * v..][..f * v];
+                    if c.overwrite {
+                        for ((phi, z), m) in phi.iter().zip(z.iter_mut()).zip(m.chunks_exact_mut(v)) {
+                            *z *= 1.0 - phi;
+                            m.iter_mut().for_each(|m| *m *= 1.0 - phi);
+                        }
+                    }
+                    axpy(1.0, &phi, z);
                     for (phi, m) in phi.iter().zip(m.chunks_exact_mut(v)) {
                         axpy(*phi, &state.value[at * v..][..v], m);
                     }

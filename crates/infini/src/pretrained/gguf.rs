@@ -10,10 +10,10 @@ use infini_format::io::RealIo;
 use super::vocabulary;
 use crate::config::{Activation, Attention, InfiniConfig, ModelConfig};
 use crate::error::{Error, Result};
-use crate::folder::{Parts, identity};
+use crate::folder::{Unread, identity};
 use crate::text::Tokenizer;
 use crate::text::chat::TemplateSource;
-use crate::weights::Weights;
+use crate::weights::Source;
 
 /// Keys below the architecture's name that are read, or that say nothing about the logits.
 const KNOWN: [&str; 12] = [
@@ -45,9 +45,9 @@ const HARMLESS: [(&str, Value); 6] = [
 ///
 /// # Errors
 /// A damaged file, another architecture than llama and qwen2, or whatever this crate does not compute.
-pub(crate) fn read(path: &Path) -> Result<Parts> {
+pub(crate) fn read(path: &Path) -> Result<Unread> {
     let file = Gguf::read(&RealIo, path).map_err(|e| Error::Model(e.to_string()))?;
-    from_file(&file).map_err(|e| Error::Model(format!("{}: {e}", path.display())))
+    from_file(file, path).map_err(|e| Error::Model(format!("{}: {e}", path.display())))
 }
 
 /// The tokenizer alone.
@@ -56,11 +56,10 @@ pub(super) fn tokenizer(path: &Path) -> Result<Tokenizer> {
     Tokenizer::from_bytes(&vocabulary::tokenizer_json(&file.metadata)?)
 }
 
-fn from_file(file: &Gguf) -> Result<Parts> {
-    let config = config(file)?;
+fn from_file(file: Gguf, path: &Path) -> Result<Unread> {
+    let config = config(&file)?;
     let json = vocabulary::tokenizer_json(&file.metadata)?;
     let tokenizer = Tokenizer::from_bytes(&json)?;
-    let weights = weights(file, &config)?;
     let id = |key: &str| {
         let n = file.metadata.get(&format!("tokenizer.ggml.{key}")).and_then(Value::as_u64)?;
         u32::try_from(n).ok().filter(|n| (*n as usize) < config.vocab_size)
@@ -72,10 +71,10 @@ fn from_file(file: &Gguf) -> Result<Parts> {
         bos: spelled("bos_token_id"),
         eos: spelled("eos_token_id"),
     });
-    Ok(Parts {
+    Ok(Unread {
         identity: identity(&config, sha256(file.bytes()), &json),
+        source: source(file, &config, path)?,
         config,
-        weights,
         tokenizer,
         stop: Vec::new(),
         end: end.into_iter().collect(),
@@ -178,31 +177,34 @@ fn gguf_name(ours: &str) -> Option<String> {
     Some(format!("blk.{layer}.{name}.{kind}"))
 }
 
-fn weights(file: &Gguf, config: &ModelConfig) -> Result<Weights> {
+/// The tensors of a decoder, under our names.
+fn source(file: Gguf, config: &ModelConfig, path: &Path) -> Result<Source> {
     let paired = file.metadata.get("general.architecture").and_then(Value::as_text) == Some("llama");
-    let mut tensors = BTreeMap::new();
-    for p in config.parameters() {
+    let parameters = config.parameters();
+    let mut shapes = BTreeMap::new();
+    for p in &parameters {
         let name = gguf_name(&p.name).expect("a full decoder has Llama's parameters");
         let t = file.get(&name).ok_or_else(|| Error::Model(format!("{name} is missing")))?;
         if t.shape != p.shape {
             return Err(Error::Model(format!("{name} has shape {:?}, the keys say {:?}", t.shape, p.shape)));
         }
-        let mut data = t.to_f32();
-        if paired && (p.name.contains("q_proj") || p.name.contains("k_proj")) {
-            data = halves(&data, config.head_width(), p.shape.get(1).copied().unwrap_or(1));
-        }
-        tensors.insert(p.name, (p.shape, data));
+        shapes.insert(p.name.as_str(), &p.shape[..]);
     }
-    let surplus = file
-        .iter()
-        .map(|(n, _)| n)
-        .find(|n| !config.parameters().iter().any(|p| gguf_name(&p.name).as_deref() == Some(n)));
+    let surplus =
+        file.iter().map(|(n, _)| n).find(|n| !parameters.iter().any(|p| gguf_name(&p.name).as_deref() == Some(n)));
     if let Some(name) = surplus {
         return Err(Error::Model(format!(
             "the tensor {name} belongs to no part that is computed here: take a model without it"
         )));
     }
-    Weights::new(config, tensors)
+    let head = config.head_width();
+    let values = move |ours: &str| {
+        let t = gguf_name(ours).and_then(|name| file.get(&name)).expect("it was there before");
+        let data = t.to_f32();
+        let turned = paired && (ours.contains("q_proj") || ours.contains("k_proj"));
+        Ok(if turned { halves(&data, head, t.shape.get(1).copied().unwrap_or(1)) } else { data })
+    };
+    Source::new(config, path.to_path_buf(), &shapes, Box::new(values))
 }
 
 /// Rows of each head from (0, d/2, 1, d/2 + 1, …), as llama.cpp wants them, back to (0, 1, …).

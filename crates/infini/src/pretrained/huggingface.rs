@@ -1,6 +1,6 @@
 //! A Hugging Face folder as configuration, weights and tokenizer.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use infini_format::hash::sha256;
@@ -10,9 +10,9 @@ use serde_json::{Map, Value, json};
 
 use crate::config::{Activation, Attention, ModelConfig};
 use crate::error::{Error, Result};
-use crate::folder::{MAX_CONFIG, MAX_WEIGHTS, Parts, at, identity, read as read_file, read_tokenizer};
+use crate::folder::{MAX_CONFIG, MAX_WEIGHTS, Unread, at, identity, read as read_file, read_tokenizer};
 use crate::text::chat::TemplateSource;
-use crate::weights::Weights;
+use crate::weights::Source;
 
 /// Most files that the weights of one model may lie in.
 const MAX_SHARDS: usize = 256;
@@ -306,21 +306,21 @@ struct TokenizerConfig {
 ///
 /// # Errors
 /// A missing or damaged file, or whatever this crate does not compute.
-pub(crate) fn read(dir: &Path, json: &Value) -> Result<Parts> {
+pub(crate) fn read(dir: &Path, json: &Value) -> Result<Unread> {
     let path = dir.join("config.json");
     let config = config(json).map_err(|e| at(&path, e))?;
-    let (weights, weights_hash) = weights(dir, &config)?;
+    let (source, weights_hash) = source(dir, &config)?;
     let (tokenizer, tokenizer_bytes) = read_tokenizer(dir, &config)?;
     let generation: Generation = optional(&dir.join("generation_config.json"))?;
     let mut end = ids(&generation.eos_token_id);
     if end.is_empty() {
         end = ids(&json["eos_token_id"]);
     }
-    Ok(Parts {
+    Ok(Unread {
         identity: identity(&config, weights_hash, &tokenizer_bytes),
         template: template(dir)?,
         config,
-        weights,
+        source,
         tokenizer,
         stop: generation.stop_strings,
         end,
@@ -361,30 +361,23 @@ fn template(dir: &Path) -> Result<Option<TemplateSource>> {
 }
 
 /// The weights out of `model.safetensors`, or out of the shards that its index names; and their hash.
-fn weights(dir: &Path, config: &ModelConfig) -> Result<(Weights, String)> {
+fn source(dir: &Path, config: &ModelConfig) -> Result<(Source, String)> {
     let index = dir.join("model.safetensors.index.json");
     let single = dir.join("model.safetensors");
     let files =
         if single.exists() || !index.exists() { vec!["model.safetensors".to_string()] } else { shards(&index)? };
-    let (mut tensors, mut hashes) = (BTreeMap::new(), Vec::new());
+    let (mut parsed, mut hashes) = (Vec::new(), Vec::new());
     for name in files {
         let path = dir.join(&name);
         let bytes = read_file(&path, MAX_WEIGHTS)?;
         hashes.push(sha256(&bytes));
-        let file = TensorFile::parse(bytes).map_err(|e| Error::Model(format!("{}: {e}", path.display())))?;
-        for (name, t) in file.iter() {
-            // the copy of a tied head, and angles that older versions stored
-            if (name == "lm_head.weight" && config.tie_word_embeddings) || name.ends_with("rotary_emb.inv_freq") {
-                continue;
-            }
-            let data = t.to_f32().map_err(|e| Error::Model(format!("{}: {name}: {e}", path.display())))?;
-            if tensors.insert(name.to_string(), (t.shape.to_vec(), data)).is_some() {
-                return Err(Error::Model(format!("{}: {name} is in two files", path.display())));
-            }
-        }
+        parsed.push(TensorFile::parse(bytes).map_err(|e| Error::Model(format!("{}: {e}", path.display())))?);
     }
     let hash = if let [one] = &hashes[..] { one.clone() } else { sha256(hashes.concat().as_bytes()) };
-    Ok((Weights::new(config, tensors).map_err(|e| at(dir, e))?, hash))
+    // not the copy of a tied head, nor angles that older versions stored
+    let wanted =
+        |name: &str| !(name == "lm_head.weight" && config.tie_word_embeddings || name.ends_with("rotary_emb.inv_freq"));
+    Ok((Source::of_files(config, dir.to_path_buf(), parsed, &wanted)?, hash))
 }
 
 /// The files that an index names, sorted.

@@ -12,6 +12,10 @@ const V: usize = 19;
 const T: usize = 37;
 
 fn config() -> AdapterConfig {
+    sizes(false)
+}
+
+fn sizes(overwrite: bool) -> AdapterConfig {
     AdapterConfig {
         layer: 0,
         segment_len: 4,
@@ -22,6 +26,7 @@ fn config() -> AdapterConfig {
         word_width: 2,
         before: 3,
         after: 2,
+        overwrite,
     }
 }
 
@@ -49,12 +54,12 @@ fn numbers(n: usize, seed: f64) -> Vec<f32> {
     (0..n).map(|i| (((i as f64 + 1.0) * seed).sin() * 1.2) as f32).collect()
 }
 
-fn adapter() -> Adapter {
+fn adapter(overwrite: bool) -> Adapter {
     let parameters = config().parameters(D).into_iter().enumerate();
     let tensors: BTreeMap<String, Vec<f32>> = parameters
         .map(|(i, (name, shape))| (name.to_string(), numbers(shape.iter().product(), 0.37 + 0.61 * i as f64)))
         .collect();
-    Adapter::new(config(), "0".repeat(64), D, tensors).unwrap()
+    Adapter::new(sizes(overwrite), "0".repeat(64), D, tensors).unwrap()
 }
 
 struct Input {
@@ -120,14 +125,19 @@ fn reference(a: &Adapter, x: &Input, doc: usize) -> (Vec<f64>, usize) {
             let null = get("null")[head].exp();
             let (mut num, mut den) =
                 (get("nothing")[head * v..][..v].iter().map(|n| null * n).collect::<Vec<_>>(), null);
-            for i in doc..start {
+            let mut left = vec![1.0; phi.len()];
+            for i in (doc..start).rev() {
                 if affine("write", h(i))[head] <= 0.0 {
                     continue;
                 }
                 written += 1;
                 let place = if i == doc { vec![0.0; pw] } else { affine("key", h(i - 1))[head * pw..][..pw].to_vec() };
                 let key = address(head, &place, &pool(head, i, c.before + c.after));
-                let k: f64 = phi.iter().zip(&key).map(|(a, b)| a * b).sum();
+                // what later ones left of it
+                let k: f64 = phi.iter().zip(&key).zip(&left).map(|((a, b), l)| a * b * l).sum();
+                if c.overwrite {
+                    left.iter_mut().zip(&key).for_each(|(l, k)| *l *= 1.0 - k);
+                }
                 den += k;
                 num.iter_mut().zip(&affine("value", h(i))[head * v..]).for_each(|(n, v)| *n += k * v);
             }
@@ -143,9 +153,9 @@ fn reference(a: &Adapter, x: &Input, doc: usize) -> (Vec<f64>, usize) {
 }
 
 /// Streams the input in pieces of the given lengths; a document begins at `doc`.
-fn stream(pieces: &[usize], doc: usize) -> Vec<f32> {
-    let (a, x, model) = (adapter(), input(), model());
-    let recall = Recall::new(&a);
+fn stream(a: &Adapter, pieces: &[usize], doc: usize) -> Vec<f32> {
+    let (x, model) = (input(), model());
+    let recall = Recall::new(a);
     let mut state = RecallState::new(a.config(), 1);
     let angles = rope::Table::new(&rope::frequencies(1e4, 6), 0, 9);
     let mut writes = LayerWrites { layer: 0, tokens: 0, open: vec![0; 2], strength: vec![0.0; 2] };
@@ -180,20 +190,25 @@ fn worst(x: &[f32], y: &[f64]) -> f64 {
 
 #[test]
 fn streams_are_the_plain_sums() {
-    let (a, x) = (adapter(), input());
-    let (expected, written) = reference(&a, &x, 0);
-    assert!(written > 100, "{written} reads of written tokens");
-    assert!(expected.iter().any(|y| y.abs() > 0.1));
-    assert!(expected[..8 * D].iter().all(|y| *y == 0.0), "nothing is read inside the first span");
-    for pieces in [&[T][..], &[1; T], &[3, 5, 1, 11, 8, 9], &[4, 4, 4, 4, 21]] {
-        let got = stream(pieces, 0);
-        assert!(worst(&got, &expected) < 1e-5, "{pieces:?}: {}", worst(&got, &expected));
-        assert!(got[..8 * D].iter().all(|y| *y == 0.0), "exact zeros inside the first span");
+    let (x, mut all) = (input(), Vec::new());
+    for overwrite in [false, true] {
+        let a = adapter(overwrite);
+        let (expected, written) = reference(&a, &x, 0);
+        assert!(written > 100, "{written} reads of written tokens");
+        assert!(expected.iter().any(|y| y.abs() > 0.1));
+        assert!(expected[..8 * D].iter().all(|y| *y == 0.0), "nothing is read inside the first span");
+        for pieces in [&[T][..], &[1; T], &[3, 5, 1, 11, 8, 9], &[4, 4, 4, 4, 21]] {
+            let got = stream(&a, pieces, 0);
+            assert!(worst(&got, &expected) < 1e-5, "{pieces:?}: {}", worst(&got, &expected));
+            assert!(got[..8 * D].iter().all(|y| *y == 0.0), "exact zeros inside the first span");
+        }
+        all.push(expected);
+        // a document that begins inside a segment, after another one
+        let (expected, _) = reference(&a, &x, 6);
+        let got = stream(&a, &[6, 10, 21], 6);
+        assert!(worst(&got[6 * D..], &expected[6 * D..]) < 1e-5);
     }
-    // a document that begins inside a segment, after another one
-    let (expected, _) = reference(&a, &x, 6);
-    let got = stream(&[6, 10, 21], 6);
-    assert!(worst(&got[6 * D..], &expected[6 * D..]) < 1e-5);
+    assert!(all[0].iter().zip(&all[1]).any(|(a, b)| (a - b).abs() > 1e-2), "overwriting changes nothing");
 }
 
 #[test]
