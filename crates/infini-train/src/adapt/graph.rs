@@ -111,7 +111,8 @@ impl<'a> Memory<'a> {
         (places.reshape([h, n, p, 1]) * pools.reshape([h, n, 1, u])).reshape([h, n, p * u])
     }
 
-    /// [`read`](Memory::read) where each write clears its cells: of key `i` is left `φ_i Π_{j>i} (1 − g_j φ_j)`.
+    /// [`read`](Memory::read) where each write clears its cells: of key `i` is left `φ_i Π_{j>i} (1 − g_j φ_j)`. What is
+    /// visible is written once, however often it is to weigh.
     fn read_overwritten(
         &self,
         queries: (Tensor<3>, Tensor<3>),
