@@ -2,15 +2,16 @@
 //! left the window, and a network of a few hundred numbers learns by how much to raise a logit.
 //!
 //! Only token identities are counted, so an excerpt can begin with a memory of any length at no cost: of
-//! what stands before it in its book, or of another book, which teaches it to stay silent. Nothing of the decoder is in the
-//! gradient: with candidates `w`, their probability `p_w` and raise `b_w`,
-//! `L − L_base = ln(1 + Σ p_w (e^{b_w} − 1)) − b_y`.
+//! what stands before it in its book, or of another book. Nothing of the decoder is in the gradient: with candidates `w`,
+//! their probability `p_w` and raise `b_w`, the memory's ratio to the window is `r_y = e^{b_y} / (1 + Σ p_w (e^{b_w} − 1))`,
+//! and the mixture's loss `L_window − ln(1 − ω + ω r_y)`: each token counts by the share ω r_y / (1 − ω + ω r_y) that
+//! the memory has in it, so that it learns where it is believed ((36) of `docs/math.md`).
 
 use std::path::{Path, PathBuf};
 
 use infini::folder::Loaded;
 use infini::model::Want;
-use infini::tally::{Candidates, Counts, LIMIT, Query, Tally, TallyConfig, write};
+use infini::tally::{Candidates, Counts, LIMIT, Query, Tally, TallyConfig, trust, write};
 use infini::tasks::filler::book_files;
 use infini::text::Tokenizer;
 use infini::text::unwrap::unwrap;
@@ -50,24 +51,13 @@ pub struct Excerpts {
     pub foreign: f64,
     /// Share of excerpts whose memory is empty at first.
     pub empty: f64,
-    /// Every how many tokens one is learned from.
-    pub every: usize,
     /// Seed of the choice.
     pub seed: u64,
 }
 
 impl Default for Excerpts {
     fn default() -> Self {
-        Excerpts {
-            excerpts: 48,
-            held_out: 8,
-            tokens: 2048,
-            before: 65_536,
-            foreign: 0.2,
-            empty: 0.3,
-            every: 4,
-            seed: 0,
-        }
+        Excerpts { excerpts: 48, held_out: 8, tokens: 2048, before: 65_536, foreign: 0.2, empty: 0.3, seed: 0 }
     }
 }
 
@@ -102,7 +92,7 @@ impl TallyRun {
         let run: TallyRun = toml::from_str(text).map_err(|e| bad("the file", e.to_string()))?;
         run.tally.check()?;
         let (d, s) = (&run.data, run.tally.segment_len);
-        let counts = [("data.excerpts", d.excerpts), ("data.before", d.before), ("data.every", d.every)];
+        let counts = [("data.excerpts", d.excerpts), ("data.before", d.before)];
         if let Some((field, n)) = counts.into_iter().find(|(_, n)| *n == 0 || *n > 1 << 24) {
             return Err(bad(field, format!("{n} is outside 1..={}", 1 << 24)).into());
         }
@@ -178,36 +168,43 @@ impl Adam {
     }
 }
 
-/// Gain of the memory at one token and, into `gradient`, that of its loss (network's tensors one after another).
-fn token(tally: &mut Tally, c: &Candidates, target: u32, hidden: &mut [f32], gradient: &mut [f64]) -> f64 {
-    let width = tally.config().features();
-    let raises: Vec<f32> = c.features.chunks_exact(width).map(|f| tally.raise(f, hidden)).collect();
+/// ln of the memory's ratio to the window at `target` and, into `gradient`, that of its loss (network's tensors one after
+/// another), the mixture's where the odds of memory against window are `odds`.
+fn token(tally: &Tally, c: &Candidates, target: u32, odds: f32, gradient: &mut [f64]) -> f64 {
+    let mut raises = Vec::with_capacity(c.ids.len());
+    tally.raises(c, |_, _, raise| raises.push(raise));
     let grown: f64 = raises.iter().zip(&c.probability).map(|(b, p)| f64::from(*p) * f64::from(*b).exp_m1()).sum();
     let at = c.ids.binary_search(&target).ok();
-    let gain = at.map_or(0.0, |i| f64::from(raises[i])) - grown.ln_1p();
-    let [weight, bias, output, _] = tally.network_mut();
-    for (i, (f, (b, p))) in c.features.chunks_exact(width).zip(raises.iter().zip(&c.probability)).enumerate() {
-        let mut db = f64::from(*p) * f64::from(*b).exp() / (1.0 + grown);
+    let evidence = at.map_or(0.0, |i| f64::from(raises[i])) - grown.ln_1p();
+    let share = sigmoid(f64::from(odds) + evidence);
+    let (own, [_, _, output, _]) = (tally.config().own_features(), tally.network());
+    let n = output.len();
+    tally.raises(c, |i, units, raise| {
+        let mut slope = f64::from(c.probability[i]) * f64::from(raise).exp() / (1.0 + grown);
         if at == Some(i) {
-            db -= 1.0;
+            slope -= 1.0;
         }
-        if b.abs() >= LIMIT || db.abs() < 1e-7 {
-            continue;
+        slope *= share;
+        if raise.abs() >= LIMIT || slope.abs() < 1e-7 {
+            return;
         }
-        let n = hidden.len();
-        for (j, o) in output.iter().enumerate() {
-            let row = &weight[j * width..][..width];
-            let h = infini_kernels::math::dot(row, f) + bias[j];
-            if h > 0.0 {
-                gradient[n * (width + 1) + j] += db * f64::from(h);
-                let dh = db * f64::from(*o);
-                gradient[n * width + j] += dh;
-                gradient[j * width..][..width].iter_mut().zip(f).for_each(|(g, f)| *g += dh * f64::from(*f));
-            }
+        let (weight, rest) = gradient.split_at_mut(n * tally.config().features());
+        let features = c.features[i * own..][..own].iter().chain(&c.shared);
+        let slopes = |j: usize| if units[j] > 0.0 { slope * f64::from(output[j]) } else { 0.0 };
+        for (x, column) in features.zip(weight.chunks_exact_mut(n)) {
+            column.iter_mut().enumerate().for_each(|(j, g)| *g += slopes(j) * f64::from(*x));
         }
-        gradient[n * (width + 2)] += db;
-    }
-    gain
+        for (j, u) in units.iter().enumerate() {
+            rest[j] += slopes(j);
+            rest[n + j] += slope * f64::from(*u);
+        }
+        rest[2 * n] += slope;
+    });
+    evidence
+}
+
+fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
 }
 
 /// The books of a folder, as tokens.
@@ -240,7 +237,7 @@ pub fn learn(
     progress: &mut dyn FnMut(Excerpt),
 ) -> Result<Option<Tally>> {
     let (c, d) = (&run.tally, &run.data);
-    base.model.narrow(c.window())?;
+    base.model.fit_window(c.window())?;
     let mut books = books(data_dir, &base.tokenizer)?;
     let v = base.model.config().vocab_size;
     let mut shares = vec![0.5; v];
@@ -284,9 +281,7 @@ pub fn learn(
         };
         let rate = |done: usize| run.train.lr * (2.0 * (1.0 - done as f64 / learned as f64)).clamp(0.02, 1.0);
         let lr = (index < learned).then(|| rate(index));
-        let phase = rng.random_range(0..d.every);
-        let (loss, gain, tokens) =
-            excerpt(&base, &mut tally, counted, &books[own][at..at + d.tokens], (d.every, phase), lr, &mut adam);
+        let (loss, gain, tokens) = excerpt(&base, &mut tally, counted, &books[own][at..at + d.tokens], lr, &mut adam);
         progress(Excerpt { index, of: d.excerpts, before, loss, gain, tokens });
     }
     Ok(Some(tally))
@@ -298,7 +293,6 @@ fn excerpt(
     tally: &mut Tally,
     counted: &[u32],
     text: &[u32],
-    (every, phase): (usize, usize),
     lr: Option<f64>,
     adam: &mut Adam,
 ) -> (f64, f64, usize) {
@@ -309,9 +303,9 @@ fn excerpt(
     };
     count(counted, 0, counted.len(), &mut cells, &mut tokens);
     let mut state = base.model.state(1);
-    let mut hidden = vec![0.0; tally.config().hidden];
     let mut candidates = Candidates::default();
     let (mut loss, mut gain, mut scored) = (0.0, 0.0, 0);
+    let mut odds = 0.0;
     for begin in (0..text.len()).step_by(s) {
         let end = begin + s;
         let logits = base.model.forward(&mut state, &text[begin..end], Want::All);
@@ -329,16 +323,16 @@ fn excerpt(
         for (i, logits) in logits.chunks_exact(v).enumerate().take((text.len() - 1 - begin).min(s)) {
             let at = begin + i;
             window[text[at] as usize] += 1.0;
-            if at % every != phase {
-                continue;
-            }
             let target = text[at + 1];
             let q = Query { context: &text[at + 1 - orders..=at], window: &window, written };
             tally.candidates(Counts { tokens: &tokens, cells: &cells }, q, logits, &mut candidates);
             let largest = logits.iter().fold(f32::NEG_INFINITY, |m, l| m.max(*l));
             let sum: f64 = logits.iter().map(|l| f64::from((l - largest).exp())).sum();
             loss += sum.ln() - f64::from(logits[target as usize] - largest);
-            gain += token(tally, &candidates, target, &mut hidden, &mut gradient);
+            let evidence = token(tally, &candidates, target, odds, &mut gradient);
+            let weight = sigmoid(f64::from(odds));
+            gain += (1.0 - weight + weight * evidence.exp()).ln();
+            odds = trust(odds, evidence as f32);
             n += 1;
         }
         scored += n;
@@ -361,18 +355,22 @@ mod tests {
         let numbers = |n: usize, k: f32| (0..n).map(|i| (1.0 + i as f32 * k).sin()).collect::<Vec<f32>>();
         let network = [numbers(24, 0.7), numbers(3, 0.3), numbers(3, 1.1), vec![0.2]];
         let tally = Tally::new(c, "0".repeat(64), vec![-3.0; 9], network).unwrap();
-        let c = Candidates { ids: vec![1, 4, 7], features: numbers(24, 1.7), probability: vec![0.2, 0.05, 0.4] };
+        let c = Candidates {
+            ids: vec![1, 4, 7],
+            features: numbers(15, 1.7),
+            shared: numbers(3, 0.9),
+            probability: vec![0.2, 0.05, 0.4],
+        };
+        let weight = sigmoid(0.7);
         for target in [4, 5] {
             let mut gradient = vec![0.0; 31];
-            let mut hidden = [0.0; 3];
-            token(&mut tally.clone(), &c, target, &mut hidden, &mut gradient);
-            let numbers = |t: &mut Tally| -> Vec<f32> { t.network_mut().iter().flatten().copied().collect() };
-            assert_eq!(numbers(&mut tally.clone()).len(), 31);
+            token(&tally, &c, target, 0.7, &mut gradient);
+            assert_eq!(tally.network().iter().flatten().count(), 31);
             for (i, g) in gradient.iter().enumerate() {
                 let at = |step: f32| {
                     let mut t = tally.clone();
                     *t.network_mut().iter_mut().flatten().nth(i).unwrap() += step;
-                    -token(&mut t, &c, target, &mut [0.0; 3], &mut [0.0; 31])
+                    -(1.0 - weight + weight * token(&t, &c, target, 0.7, &mut [0.0; 31]).exp()).ln()
                 };
                 let slope = (at(1e-2) - at(-1e-2)) / 2e-2;
                 assert!((slope - g).abs() < 2e-3, "{target}, number {i}: {slope} against {g}");

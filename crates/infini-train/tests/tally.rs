@@ -26,7 +26,7 @@ fn what_recurs_becomes_likelier() {
         std::fs::write(dir.path().join(format!("train/{name}.txt")), words.repeat(150)).unwrap();
     }
     let run = TallyRun::parse(
-        "[tally]\nsegment_len = 32\ncells = 4096\n[data]\nexcerpts = 36\nheld_out = 12\ntokens = 160\nbefore = 500\nevery = 2",
+        "[tally]\nsegment_len = 32\ncells = 4096\n[data]\nexcerpts = 36\nheld_out = 12\ntokens = 160\nbefore = 500",
     )
     .unwrap();
     let learned = |stop: bool| {

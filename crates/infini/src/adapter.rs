@@ -258,7 +258,8 @@ impl Adapter {
 }
 
 impl Loaded {
-    /// Puts the adapter of a file, or its counting memory, onto the model. Memory files then belong to both.
+    /// Puts the adapter of a file, or its counting memory, onto the model; the other kind, if there is one, stays. Memory
+    /// files then belong to all of them.
     ///
     /// # Errors
     /// A file that is damaged or no adapter; one of another base.
@@ -287,7 +288,11 @@ impl Loaded {
             mine(&adapter.base)?;
             self.model.attach(adapter).map_err(at)?;
         }
-        self.identity.adapter = Some(hash);
+        // two adapters in either order are the same pair
+        self.identity.adapter = Some(match self.identity.adapter.take() {
+            Some(old) => sha256([old.as_str().min(&hash), old.as_str().max(&hash)].concat().as_bytes()),
+            None => hash,
+        });
         self.identity.config = sha256(&folder::canonical(self.model.config()));
         self.identity.segment_len = self.model.config().infini.segment_len;
         Ok(())

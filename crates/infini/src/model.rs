@@ -38,6 +38,9 @@ pub enum Want {
 /// Rows of a piece (batch × tokens): enough for large products, little memory.
 const PIECE: usize = 1024;
 
+/// Rows whose logits are there at a time where all are needed and none was asked for.
+const HEAD_ROWS: usize = 128;
+
 /// Positions for which full attention keeps angles; beyond, a call makes its own.
 const FULL_ANGLES: usize = 8192;
 
@@ -187,10 +190,31 @@ impl Model {
         Ok(())
     }
 
-    /// Narrows the model to the adapter's window and puts its memory into its layer.
+    /// Narrows a plain decoder to `window`; one that has a window of these sizes stays as it is.
     ///
     /// # Errors
-    /// An adapter that does not fit, a model that cannot have one ([`Model::narrow`]).
+    /// A window of other sizes; a model that cannot have one ([`Model::narrow`]).
+    pub fn fit_window(&mut self, window: InfiniConfig) -> Result<()> {
+        let InfiniConfig { segment_len, span, sink, .. } = self.config.infini;
+        if self.config.attention == Kind::Full {
+            return self.narrow(window);
+        }
+        if self.config.attention == Kind::Rmt
+            || (segment_len, span, sink) != (window.segment_len, window.span, window.sink)
+        {
+            return Err(Error::Model(format!(
+                "the memory is for a window of {} segments of {} tokens with {} attention sinks, the model has {span} of \
+                 {segment_len} with {sink}",
+                window.span, window.segment_len, window.sink
+            )));
+        }
+        Ok(())
+    }
+
+    /// Narrows the model to the adapter's window and puts its memory into its layer; a counting memory stays.
+    ///
+    /// # Errors
+    /// An adapter that does not fit, a model that cannot have one ([`Model::fit_window`]).
     pub fn attach(&mut self, adapter: Adapter) -> Result<()> {
         let c = adapter.config();
         c.check(&self.config)?;
@@ -198,21 +222,24 @@ impl Model {
             let (d, width) = (self.config.hidden_size, adapter.width());
             return Err(Error::Model(format!("the adapter is for a hidden size of {width}, the model's is {d}")));
         }
-        self.narrow(c.window())?;
+        if self.config.infini.conv > 0 {
+            return Err(Error::Model("an adapter's memory is for a plain decoder, this one has convolutions".into()));
+        }
+        self.fit_window(c.window())?;
         self.recall = Some(Recall::new(&adapter));
         Ok(())
     }
 
-    /// Narrows the model to the window of a counting memory and puts that memory behind its head.
+    /// Gives the model the window of a counting memory and puts that memory behind its head; an adapter's memory stays.
     ///
     /// # Errors
-    /// Another vocabulary, a model that cannot have one ([`Model::narrow`]).
+    /// Another vocabulary, a model that cannot have one ([`Model::fit_window`]).
     pub fn attach_tally(&mut self, tally: Tally) -> Result<()> {
         if tally.vocab() != self.config.vocab_size {
             let (v, vocab) = (self.config.vocab_size, tally.vocab());
             return Err(Error::Model(format!("the memory counts {vocab} tokens, the model's vocabulary has {v}")));
         }
-        self.narrow(tally.config().window())?;
+        self.fit_window(tally.config().window())?;
         self.tally = Some(tally);
         Ok(())
     }
@@ -244,9 +271,11 @@ impl Model {
         self.head.as_ref().unwrap_or(&self.embed).to_vec()
     }
 
-    /// Layers above the adapter's memory, if there is one.
+    /// Layers above the adapter's memory, if there is one and nothing above it has to read everything
+    /// (a counting memory does).
     pub fn layers_above_memory(&self) -> Option<usize> {
-        self.recall.as_ref().map(|r| self.config.num_hidden_layers - 1 - r.config.layer)
+        let recall = self.recall.as_ref().filter(|_| self.tally.is_none());
+        recall.map(|r| self.config.num_hidden_layers - 1 - r.config.layer)
     }
 
     /// What it is.
@@ -270,7 +299,7 @@ impl Model {
     /// # Panics
     /// As [`Model::forward`]; if there is no adapter, or `state` stands inside a segment.
     pub fn skim(&self, state: &mut State, tokens: &[u32]) {
-        assert!(self.recall.is_some(), "only a model with an adapter can skim");
+        assert!(self.layers_above_memory().is_some(), "only a model whose one memory is an adapter's can skim");
         assert!(state.position.is_multiple_of(self.config.infini.segment_len as u64), "skimming begins with a segment");
         self.pieces(state, tokens, Depth::Skim, &mut |_, _| ());
     }
@@ -319,25 +348,29 @@ impl Model {
         let mut all = vec![0.0; if want == Want::All { b * total * v } else { 0 }];
         let mut last = Vec::new();
         self.pieces(state, tokens, Depth::Full, &mut |state, p| {
-            let (t, end) = (p.tokens, p.start + p.tokens == total);
-            let mut logits = match want {
-                Want::All => self.logits(p.x),
-                Want::Last if end => {
-                    self.logits(&p.x.chunks(t * d).flat_map(|row| row[(t - 1) * d..].to_vec()).collect::<Vec<f32>>())
+            // a counting memory learns from every token how far to trust it: the head cannot be spared
+            let block = if self.tally.is_some() { HEAD_ROWS.div_ceil(b) } else { p.tokens };
+            for from in (0..p.tokens).step_by(block) {
+                let t = block.min(p.tokens - from);
+                let end = p.start + from + t == total;
+                let skipped = match want {
+                    _ if self.tally.is_some() => 0,
+                    Want::All => 0,
+                    Want::Last if end => t - 1,
+                    _ => continue,
+                };
+                let mut logits = self.logits(&columns(p.x, d, p.tokens, from + skipped..from + t));
+                if let Some(tally) = &self.tally {
+                    self.recollect(tally, state, from, &columns(p.ids, 1, p.tokens, from..from + t), &mut logits);
                 }
-                _ => Vec::new(),
-            };
-            self.recollect(state, &p, &mut logits);
-            if logits.is_empty() {
-                return;
-            }
-            let width = logits.len() / b;
-            if end {
-                last = logits.chunks(width).flat_map(|row| row[width - v..].to_vec()).collect();
-            }
-            if want == Want::All {
-                for (row, logits) in logits.chunks(width).enumerate() {
-                    all[(row * total + p.start) * v..][..width].copy_from_slice(logits);
+                let width = logits.len() / b;
+                if end && want != Want::Nothing {
+                    last = logits.chunks(width).flat_map(|row| row[width - v..].to_vec()).collect();
+                }
+                if want == Want::All {
+                    for (row, logits) in logits.chunks(width).enumerate() {
+                        all[(row * total + p.start + from) * v..][..width].copy_from_slice(logits);
+                    }
                 }
             }
         });
@@ -347,22 +380,21 @@ impl Model {
         if want == Want::Last { last } else { all }
     }
 
-    /// Raises `logits`, those of the last tokens of a piece, by a counting memory, and lets it count what leaves the window.
-    fn recollect(&self, state: &mut State, p: &Piece, logits: &mut [f32]) {
-        let (Some(tally), State { batch, position, doc_start, layers, reads, .. }) = (&self.tally, state) else {
-            return;
-        };
+    /// Mixes what a counting memory says into `logits` (`[B, T, V]`), those of `ids` from column `from` of the piece on,
+    /// and lets it count what leaves the window.
+    fn recollect(&self, tally: &Tally, state: &mut State, from: usize, ids: &[u32], logits: &mut [f32]) {
+        let State { batch, position, doc_start, layers, reads, .. } = state;
         let place = Place {
             config: &self.config,
             angles: &self.angles,
             batch: *batch,
-            tokens: p.tokens,
-            position: *position,
+            tokens: ids.len() / *batch,
+            position: *position + from as u64,
             doc_start,
             reads: *reads,
         };
         let layer = layers.last_mut().expect("a decoder has layers");
-        tally.forward(&place, &mut layer.tally, p.ids, logits);
+        tally.forward(&place, &mut layer.tally, ids, logits);
     }
 
     /// Reads `tokens` (`[B, T]`) in pieces and shows each to `each`, with the state standing at its first token.
@@ -456,6 +488,11 @@ impl Model {
         let max = self.config.max_position_embeddings as u64;
         (max > 0 && self.grows()).then(|| max.saturating_sub(state.position))
     }
+}
+
+/// Columns `range` of every row of `x`, `[B, total, width]`.
+fn columns<T: Copy>(x: &[T], width: usize, total: usize, range: std::ops::Range<usize>) -> Vec<T> {
+    x.chunks(total * width).flat_map(|row| &row[range.start * width..range.end * width]).copied().collect()
 }
 
 /// Angles of the positions inside a window, sinks in front.

@@ -509,7 +509,7 @@ impl State {
 }
 
 /// Names in a memory file of [`LayerState::buffers`].
-const NAMES: [&str; 27] = [
+const NAMES: [&str; 29] = [
     "m",
     "z",
     "window.k",
@@ -537,4 +537,6 @@ const NAMES: [&str; 27] = [
     "tally.tokens",
     "tally.cells",
     "tally.ids",
+    "tally.odds",
+    "tally.evidence",
 ];

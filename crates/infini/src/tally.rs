@@ -5,16 +5,21 @@
 //! together. A read raises the logits of tokens that were counted by what a small learned network makes of their
 //! counts, of the base's own probability and of how common they are. It is the cache model of Kuhn and De Mori (1990) in constant
 //! space with a learned gate: nothing in the decoder changes, and writing costs no arithmetic but hashes.
-//! Equations (33)–(35) of `docs/math.md`.
+//! Equations (33)–(36) of `docs/math.md`.
+//!
+//! A memory that has counted something else can be wrong on every line, and no count tells. So window and memory are two
+//! experts whose weight follows what came true (fixed share, Herbster and Warmuth 1998): equation (36). Whatever the memory
+//! holds, a long text loses next to nothing by it.
 //!
 //! While nothing has left the window there is no candidate, and the logits are the base's, bit by bit.
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use infini_format::io::{self, PUBLIC, RealIo};
 use infini_format::tensors::{Tensor, TensorFile, TensorView, serialize};
-use infini_kernels::math::dot;
+use infini_kernels::math::{self, sigmoid};
 use serde::{Deserialize, Serialize};
 
 use crate::bound;
@@ -23,7 +28,7 @@ use crate::error::{Error, Result};
 
 /// `format` of the file's metadata.
 pub(crate) const FORMAT: &str = "infini-tally";
-const VERSION: &str = "1";
+const VERSION: &str = "2";
 /// A read moves a logit by at most this.
 pub const LIMIT: f32 = 8.0;
 /// Log-probabilities below this are all alike to the network.
@@ -32,6 +37,8 @@ const FLOOR: f32 = -20.0;
 const ANY: u32 = u32::MAX;
 /// Rows of the sketch.
 const ROWS: usize = 2;
+/// (36): how much of the weight is shared out anew at every token.
+const SHARE: f32 = 0.01;
 
 /// Sizes of a counting memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,9 +63,14 @@ impl Default for TallyConfig {
 }
 
 impl TallyConfig {
-    /// What a candidate is judged by: numbers per candidate.
+    /// Numbers of its own that a candidate is judged by.
+    pub fn own_features(&self) -> usize {
+        4 + self.orders
+    }
+
+    /// Numbers that a candidate is judged by: its own, then those that all candidates of a read share.
     pub fn features(&self) -> usize {
-        6 + 2 * self.orders
+        self.own_features() + 2 + self.orders
     }
 
     /// Numbers of the sketch.
@@ -71,7 +83,7 @@ impl TallyConfig {
         let (f, h) = (self.features(), self.hidden);
         [
             ("common", vec![v]),
-            ("hidden.weight", vec![h, f]),
+            ("hidden.weight", vec![f, h]),
             ("hidden.bias", vec![h]),
             ("output.weight", vec![h]),
             ("output.bias", vec![1]),
@@ -168,12 +180,78 @@ pub struct Query<'a> {
 /// The candidates of one read and what each is judged by.
 #[derive(Clone, Debug, Default)]
 pub struct Candidates {
-    /// Tokens that were counted.
+    /// Tokens that were counted, in order.
     pub ids: Vec<u32>,
-    /// Their features, `[n, features]`.
+    /// Their own features, `[n, own_features]`.
     pub features: Vec<f32>,
+    /// The features that they share.
+    pub shared: Vec<f32>,
     /// Their probabilities under the base.
     pub probability: Vec<f32>,
+}
+
+/// What a memory says of the next token, beside the window: `p_memory / p_window`.
+#[derive(Clone, Debug, Default)]
+pub struct Reading {
+    /// The candidates, in order.
+    pub ids: Vec<u32>,
+    /// Their ratios.
+    pub ratios: Vec<f32>,
+    /// The ratio of every other token.
+    pub other: f32,
+}
+
+impl Reading {
+    /// ln of the ratio of `token`.
+    pub fn evidence(&self, token: u32) -> f32 {
+        self.ids.binary_search(&token).map_or(self.other, |i| self.ratios[i]).ln()
+    }
+
+    /// (36): adds to `logits` what the mixture makes of the window's; those of tokens that were never counted stay.
+    pub fn mix(&self, odds: f32, logits: &mut [f32]) {
+        let trust = sigmoid(odds);
+        let mixed = |ratio: f32| 1.0 - trust + trust * ratio;
+        let other = mixed(self.other);
+        for (id, ratio) in self.ids.iter().zip(&self.ratios) {
+            logits[*id as usize] += (mixed(*ratio) / other).ln();
+        }
+    }
+}
+
+/// (36): ln of the odds of memory against window after a token came of which ln(p_memory / p_window) was `evidence`.
+/// Odds of 1 (0 here) are where a document begins.
+pub fn trust(odds: f32, evidence: f32) -> f32 {
+    let weight = SHARE + (1.0 - 2.0 * SHARE) * sigmoid(odds + evidence);
+    (weight / (1.0 - weight)).ln()
+}
+
+/// ln(1 + n) of a count.
+fn ln_count(n: f32) -> f32 {
+    static TABLE: LazyLock<Vec<f32>> = LazyLock::new(|| (0..4096).map(|n| (n as f32).ln_1p()).collect());
+    TABLE.get(n as usize).filter(|_| n.fract() == 0.0).copied().unwrap_or_else(|| n.ln_1p())
+}
+
+/// Largest logit, ln Σ e^l and the entropy of a distribution.
+fn measure(logits: &[f32]) -> (f32, f32) {
+    const LANES: usize = 16;
+    let largest = math::max(logits);
+    let (mut sum, mut mean) = ([0f32; LANES], [0f32; LANES]);
+    let chunks = logits.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for (l, (s, m)) in chunk.iter().zip(sum.iter_mut().zip(&mut mean)) {
+            let e = math::exp(l - largest);
+            *s += e;
+            *m += e * (l - largest);
+        }
+    }
+    for (l, (s, m)) in rest.iter().zip(sum.iter_mut().zip(&mut mean)) {
+        let e = math::exp(l - largest);
+        *s += e;
+        *m += e * (l - largest);
+    }
+    let [sum, mean] = [sum, mean].map(|x| x.iter().map(|x| f64::from(*x)).sum::<f64>());
+    (largest + sum.ln() as f32, (sum.ln() - mean / sum) as f32)
 }
 
 /// A counting memory's numbers.
@@ -223,6 +301,11 @@ impl Tally {
     }
 
     /// The network's tensors, in the order of [`TallyConfig::parameters`] from `hidden.weight` on.
+    pub fn network(&self) -> &[Vec<f32>; 4] {
+        &self.network
+    }
+
+    /// The network's tensors, in the order of [`TallyConfig::parameters`] from `hidden.weight` on.
     pub fn network_mut(&mut self) -> &mut [Vec<f32>; 4] {
         &mut self.network
     }
@@ -231,61 +314,67 @@ impl Tally {
     pub fn candidates(&self, counts: Counts, q: Query, logits: &[f32], out: &mut Candidates) {
         out.ids.clear();
         out.features.clear();
+        out.shared.clear();
         out.probability.clear();
         out.ids.extend((0..self.vocab() as u32).filter(|w| counts.tokens[*w as usize] > 0.0));
         if out.ids.is_empty() {
             return;
         }
-        let largest = logits.iter().fold(f32::NEG_INFINITY, |m, l| m.max(*l));
-        let (mut sum, mut mean) = (0.0, 0.0);
-        for l in logits {
-            let e = f64::from((l - largest).exp());
-            sum += e;
-            mean += e * f64::from(l - largest);
-        }
-        let entropy = (sum.ln() - mean / sum) as f32;
-        let log_sum = largest + sum.ln() as f32;
-        let length = (q.written / 1024.0).ln_1p();
+        let (log_sum, entropy) = measure(logits);
+        out.shared.extend([entropy / 5.0, (q.written / 1024.0).ln_1p()]);
         let contexts: Vec<(&[u32], f32)> = (1..=self.config.orders)
             .map(|n| q.context.len().checked_sub(n).map_or(&[][..], |from| &q.context[from..]))
             .map(|c| (c, if c.is_empty() { 0.0 } else { counts.after(c, ANY) }))
             .collect();
+        out.shared.extend(contexts.iter().map(|(_, seen)| ln_count(*seen)));
         for w in &out.ids {
             let i = *w as usize;
             let (count, lp) = (counts.tokens[i], logits[i] - log_sum);
-            out.probability.push(lp.exp());
-            let known = [
-                lp.clamp(FLOOR, 0.0) / 5.0,
-                entropy / 5.0,
-                count.ln_1p(),
-                self.common[i] / 5.0 + 2.0,
-                length,
-                q.window[i].ln_1p(),
-            ];
-            out.features.extend(known);
+            out.probability.push(math::exp(lp));
+            let common = self.common[i] / 5.0 + 2.0;
+            out.features.extend([lp.clamp(FLOOR, 0.0) / 5.0, ln_count(count), common, ln_count(q.window[i])]);
             for (context, seen) in &contexts {
                 let n = if *seen > 0.0 { counts.after(context, *w).min(count).min(*seen) } else { 0.0 };
-                out.features.extend([n.ln_1p(), seen.ln_1p()]);
+                out.features.push(ln_count(n));
             }
         }
     }
 
-    /// (35): how much the logit of a candidate with these features rises. `hidden` receives the hidden units.
-    pub fn raise(&self, features: &[f32], hidden: &mut [f32]) -> f32 {
-        let [weight, bias, output, shift] = &self.network;
-        for ((h, w), b) in hidden.iter_mut().zip(weight.chunks_exact(features.len())).zip(bias) {
-            *h = (dot(w, features) + b).max(0.0);
+    /// Adds to `units` (`[hidden]`) what `features` give, the first of which is number `from`.
+    fn add(&self, from: usize, features: &[f32], units: &mut [f32]) {
+        for (x, column) in features.iter().zip(self.network[0][from * units.len()..].chunks_exact(units.len())) {
+            units.iter_mut().zip(column).for_each(|(u, w)| *u += x * w);
         }
-        (dot(output, hidden) + shift[0]).clamp(-LIMIT, LIMIT)
     }
 
-    /// Raises `logits` (`[V]`) by what the counts say.
-    pub fn read(&self, counts: Counts, q: Query, logits: &mut [f32], scratch: &mut Candidates) {
-        self.candidates(counts, q, logits, scratch);
-        let mut hidden = vec![0.0; self.config.hidden];
-        for (w, features) in scratch.ids.iter().zip(scratch.features.chunks_exact(self.config.features())) {
-            logits[*w as usize] += self.raise(features, &mut hidden);
+    /// (35): how much the logit of each candidate rises; `each` sees its index, its hidden units and the raise.
+    pub fn raises(&self, c: &Candidates, mut each: impl FnMut(usize, &[f32], f32)) {
+        let [_, bias, output, shift] = &self.network;
+        let own = self.config.own_features();
+        let mut shared = bias.clone();
+        self.add(own, &c.shared, &mut shared);
+        let mut units = shared.clone();
+        for (i, features) in c.features.chunks_exact(own).enumerate() {
+            units.copy_from_slice(&shared);
+            self.add(0, features, &mut units);
+            units.iter_mut().for_each(|u| *u = u.max(0.0));
+            let raise: f32 = units.iter().zip(output).map(|(u, o)| u * o).sum();
+            each(i, &units, (raise + shift[0]).clamp(-LIMIT, LIMIT));
         }
+    }
+
+    /// What the counts say of the next token; `logits` are the base's, `[V]`.
+    pub fn read(&self, counts: Counts, q: Query, logits: &[f32], scratch: &mut Candidates) -> Reading {
+        self.candidates(counts, q, logits, scratch);
+        let (mut ratios, mut sum) = (Vec::with_capacity(scratch.ids.len()), 1.0);
+        self.raises(scratch, |i, _, raise| {
+            let factor = raise.exp();
+            sum += f64::from(scratch.probability[i] * (factor - 1.0));
+            ratios.push(factor);
+        });
+        let other = 1.0 / sum as f32;
+        ratios.iter_mut().for_each(|r| *r *= other);
+        Reading { ids: scratch.ids.clone(), ratios, other }
     }
 
     /// The bytes of its file.

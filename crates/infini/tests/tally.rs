@@ -78,11 +78,14 @@ fn error(x: &[f32], y: &[f32]) -> f32 {
     x.iter().zip(y).fold(0f32, |m, (x, y)| m.max((x - y).abs()))
 }
 
-/// (33)–(35) by recounting the whole text for every token, in f64, without a sketch.
+/// (33)–(36) by recounting the whole text for every token, in f64, without a sketch.
 fn reference(text: &[u32], logits: &[f32]) -> Vec<f32> {
     let [weight, bias, output, shift] = network().map(|x| x.iter().map(|x| f64::from(*x)).collect::<Vec<f64>>());
     let mut out = logits.to_vec();
+    let (mut trust, mut ratio) = (0.5, [1.0; V]);
     for (t, row) in out.chunks_mut(V).enumerate() {
+        let r = ratio[text[t] as usize];
+        trust = 0.01 + 0.98 * (trust * r / (1.0 - trust + trust * r));
         let start = (t / S).saturating_sub(1) * S;
         let largest = row.iter().fold(f64::MIN, |m, l| m.max(f64::from(*l)));
         let sum = row.iter().map(|l| (f64::from(*l) - largest).exp()).sum::<f64>();
@@ -96,26 +99,26 @@ fn reference(text: &[u32], logits: &[f32]) -> Vec<f32> {
                 *seen[n].entry(&text[i - n..i]).or_default() += 1.0;
             }
         }
-        for w in 0..V as u32 {
-            let Some(count) = after[0].get(&(&[][..], w)) else { continue };
+        let context = |n: usize| if t + 1 >= n { &text[t + 1 - n..=t] } else { &[][..] };
+        let raised = (0..V as u32).map(|w| {
+            let count = *after[0].get(&(&[][..], w))?;
             let window = text[start..=t].iter().filter(|x| **x == w).count() as f64;
-            let mut f = vec![
-                lp[w as usize].max(-20.0) / 5.0,
-                entropy / 5.0,
-                count.ln_1p(),
-                f64::from(common()[w as usize]) / 5.0 + 2.0,
-                (start as f64 / 1024.0).ln_1p(),
-                window.ln_1p(),
-            ];
-            for n in 1..=2 {
-                let context = if t + 1 >= n { &text[t + 1 - n..=t] } else { &[][..] };
-                let all = seen[n].get(context).copied().unwrap_or(0.0);
-                let some = after[n].get(&(context, w)).copied().unwrap_or(0.0);
-                f.extend([some.ln_1p(), all.ln_1p()]);
-            }
-            let unit = |j: usize| (f.iter().zip(&weight[j * 10..]).map(|(f, w)| f * w).sum::<f64>() + bias[j]).max(0.0);
+            let lp = lp[w as usize].max(-20.0) / 5.0;
+            let mut f = vec![lp, count.ln_1p(), f64::from(common()[w as usize]) / 5.0 + 2.0, window.ln_1p()];
+            f.extend([1, 2].map(|n| after[n].get(&(context(n), w)).copied().unwrap_or(0.0).ln_1p()));
+            f.extend([entropy / 5.0, (start as f64 / 1024.0).ln_1p()]);
+            f.extend([1, 2].map(|n| seen[n].get(context(n)).copied().unwrap_or(0.0).ln_1p()));
+            let unit =
+                |j: usize| (f.iter().enumerate().map(|(i, f)| f * weight[i * 4 + j]).sum::<f64>() + bias[j]).max(0.0);
             let raise = (0..4).map(|j| unit(j) * output[j]).sum::<f64>() + shift[0];
-            row[w as usize] += raise.clamp(-f64::from(LIMIT), f64::from(LIMIT)) as f32;
+            Some(raise.clamp(-f64::from(LIMIT), f64::from(LIMIT)))
+        });
+        let raised: Vec<Option<f64>> = raised.collect();
+        let p = |w: usize| lp[w].exp();
+        let sum = 1.0 + raised.iter().enumerate().map(|(w, b)| b.map_or(0.0, |b| p(w) * b.exp_m1())).sum::<f64>();
+        ratio = std::array::from_fn(|w| raised[w].unwrap_or(0.0).exp() / sum);
+        for (w, l) in row.iter_mut().enumerate().filter(|(w, _)| raised[*w].is_some()) {
+            *l += ((1.0 - trust + trust * ratio[w]) / (1.0 - trust + trust / sum)).ln() as f32;
         }
     }
     out

@@ -1,9 +1,11 @@
-//! The counting memory as it streams: (33)–(35) of `docs/math.md`.
+//! The counting memory as it streams: (33)–(36) of `docs/math.md`.
+
+use rayon::prelude::*;
 
 use super::attention::Place;
 use crate::config::LayerKind;
 use crate::state::{Reads, window_start};
-use crate::tally::{Candidates, Counts, Query, Tally, TallyConfig, write};
+use crate::tally::{Candidates, Counts, Query, Reading, Tally, TallyConfig, trust, write};
 
 /// What the memory keeps, each buffer leading with the batch row.
 #[derive(Clone, Debug, Default)]
@@ -14,25 +16,35 @@ pub(crate) struct TallyState {
     pub cells: Vec<f32>,
     /// Tokens of the window and `orders` ones in front of it, `[B, orders + 2S]`: id + 1, 0 for none.
     pub ids: Vec<f32>,
+    /// ln of the odds of memory against window, `[B]`.
+    pub odds: Vec<f32>,
+    /// What moves them when the next token comes: ln(p_memory / p_window) of each, `[B, V]`.
+    pub evidence: Vec<f32>,
 }
 
 impl TallyState {
     /// Of `batch` rows that have read nothing.
     pub fn new(c: &TallyConfig, vocab: usize, batch: usize) -> Self {
         let zeros = |n: usize| vec![0.0; batch * n];
-        TallyState { tokens: zeros(vocab), cells: zeros(c.sketch()), ids: zeros(c.orders + 2 * c.segment_len) }
+        TallyState {
+            tokens: zeros(vocab),
+            cells: zeros(c.sketch()),
+            ids: zeros(c.orders + 2 * c.segment_len),
+            odds: zeros(1),
+            evidence: zeros(vocab),
+        }
     }
 
     /// All buffers.
-    pub fn buffers(&self) -> [&Vec<f32>; 3] {
-        let TallyState { tokens, cells, ids } = self;
-        [tokens, cells, ids]
+    pub fn buffers(&self) -> [&Vec<f32>; 5] {
+        let TallyState { tokens, cells, ids, odds, evidence } = self;
+        [tokens, cells, ids, odds, evidence]
     }
 
     /// All buffers.
-    pub fn buffers_mut(&mut self) -> [&mut Vec<f32>; 3] {
-        let TallyState { tokens, cells, ids } = self;
-        [tokens, cells, ids]
+    pub fn buffers_mut(&mut self) -> [&mut Vec<f32>; 5] {
+        let TallyState { tokens, cells, ids, odds, evidence } = self;
+        [tokens, cells, ids, odds, evidence]
     }
 
     /// Forgets row `row` of `batch`: what waits is never counted.
@@ -56,13 +68,13 @@ fn context(ids: &[f32], n: usize) -> Vec<u32> {
     ids[ids.len() - known..].iter().map(|i| *i as u32 - 1).collect()
 }
 
+/// Tokens that one thread reads for in a row.
+const RUN: usize = 16;
+
 impl Tally {
-    /// Counts `ids` (`[B, T]`) as they leave the window and raises `logits`, those of the last tokens of each row
-    /// (`[B, n, V]`, n ≤ T).
+    /// Counts `ids` (`[B, T]`) as they leave the window and mixes what the counts say into `logits` (`[B, T, V]`).
     pub(crate) fn forward(&self, p: &Place, state: &mut TallyState, ids: &[u32], logits: &mut [f32]) {
         let (b, t, s, v) = (p.batch, p.tokens, self.config().segment_len, self.vocab());
-        let wanted = logits.len() / (b * v);
-        let mut scratch = Candidates::default();
         let mut done = 0;
         while done < t {
             let position = p.position + done as u64;
@@ -74,14 +86,14 @@ impl Tally {
                 for (slot, id) in state.ids[row * len + at..].iter_mut().zip(&ids[row * t + done..][..n]) {
                     *slot = (*id + 1) as f32;
                 }
-                // the first of the run whose logits are wanted
-                let first = (t - wanted).saturating_sub(done).min(n);
-                if p.doc_start[row] < start && p.reads != Reads::Nothing && first < n {
+                let logits = &mut logits[(row * t + done) * v..][..n * v];
+                let readings = if p.doc_start[row] < start && p.reads != Reads::Nothing {
                     let whose = if p.reads == Reads::Swapped { (row + 1) % b } else { row };
-                    let from = row * wanted + done + first + wanted - t;
-                    let logits = &mut logits[from * v..][..(n - first) * v];
-                    self.read_run(state, (row, whose, b), at + first, logits, &mut scratch);
-                }
+                    self.readings(state, (row, whose, b), at, logits)
+                } else {
+                    Vec::new()
+                };
+                self.mix(state, row, &ids[row * t + done..][..n], &readings, logits);
             }
             if (position + n as u64).is_multiple_of(s as u64) && at + n == self.config().orders + 2 * s {
                 for row in 0..b {
@@ -92,30 +104,55 @@ impl Tally {
         }
     }
 
-    /// Reads for the tokens from index `at` of `row` on, from the counts of row `whose`.
-    fn read_run(
+    /// What the counts of row `whose` say after each token of `row` from index `at` on; `logits` are the window's, `[n, V]`.
+    fn readings(
         &self,
         state: &TallyState,
         (row, whose, b): (usize, usize, usize),
         at: usize,
-        logits: &mut [f32],
-        scratch: &mut Candidates,
-    ) {
-        let orders = self.config().orders;
+        logits: &[f32],
+    ) -> Vec<Reading> {
+        let (orders, v) = (self.config().orders, self.vocab());
         let counts = Counts { tokens: part(&state.tokens, whose, b), cells: part(&state.cells, whose, b) };
         let written = counts.tokens.iter().sum();
         let ids = part(&state.ids, row, b);
-        let mut window = vec![0.0; self.vocab()];
-        let count = |window: &mut [f32], id: f32| {
-            if id > 0.0 {
-                window[id as usize - 1] += 1.0;
-            }
+        let read_run = |(run, logits): (usize, &[f32])| {
+            let at = at + run * RUN;
+            let mut window = vec![0.0; v];
+            ids[orders..at].iter().filter(|id| **id > 0.0).for_each(|id| window[*id as usize - 1] += 1.0);
+            let mut scratch = Candidates::default();
+            let mut read = |(i, logits): (usize, &[f32])| {
+                window[ids[at + i] as usize - 1] += 1.0;
+                let context = context(&ids[..=at + i], orders);
+                self.read(counts, Query { context: &context, window: &window, written }, logits, &mut scratch)
+            };
+            logits.chunks_exact(v).enumerate().map(&mut read).collect::<Vec<Reading>>()
         };
-        ids[orders..at].iter().for_each(|id| count(&mut window, *id));
-        for (i, logits) in logits.chunks_exact_mut(self.vocab()).enumerate() {
-            count(&mut window, ids[at + i]);
-            let context = context(&ids[..=at + i], orders);
-            self.read(counts, Query { context: &context, window: &window, written }, logits, scratch);
+        logits.par_chunks(RUN * v).enumerate().flat_map_iter(read_run).collect()
+    }
+
+    /// (36): moves the trust of `row` as its tokens `ids` come, and mixes the memory's readings (none: it was not read) into
+    /// the window's `logits` by it.
+    fn mix(&self, state: &mut TallyState, row: usize, ids: &[u32], readings: &[Reading], logits: &mut [f32]) {
+        let v = self.vocab();
+        let evidence = &mut state.evidence[row * v..][..v];
+        let odds = &mut state.odds[row];
+        let mut said = evidence[ids[0] as usize];
+        let mut moved = Vec::with_capacity(ids.len());
+        for i in 0..ids.len() {
+            *odds = trust(*odds, said);
+            moved.push(*odds);
+            said = match (readings.get(i), ids.get(i + 1)) {
+                (Some(reading), Some(next)) => reading.evidence(*next),
+                _ => 0.0,
+            };
+        }
+        logits.par_chunks_mut(v).zip(readings).zip(&moved).for_each(|((l, reading), odds)| reading.mix(*odds, l));
+        evidence.fill(readings.last().map_or(0.0, |r| r.other.ln()));
+        if let Some(last) = readings.last() {
+            for (id, ratio) in last.ids.iter().zip(&last.ratios) {
+                evidence[*id as usize] = ratio.ln();
+            }
         }
     }
 
