@@ -45,7 +45,7 @@ pub struct Excerpts {
     pub held_out: usize,
     /// Tokens of each, whole segments.
     pub tokens: usize,
-    /// Most tokens that the memory has counted before an excerpt; drawn evenly in its logarithm.
+    /// Most tokens that the memory has counted before an excerpt; drawn evenly in its logarithm, from its length on.
     pub before: usize,
     /// Share of excerpts whose memory counted another book before.
     pub foreign: f64,
@@ -268,7 +268,8 @@ pub fn learn(
         } else {
             Before::Own
         };
-        let n = (d.before as f64).powf(rng.random::<f64>()) as usize;
+        let least = d.tokens.min(d.before) as f64;
+        let n = (least * (d.before as f64 / least).powf(rng.random::<f64>())) as usize;
         let counted = match before {
             Before::Empty => &[][..],
             Before::Own => &books[own][at - n.min(at)..at],

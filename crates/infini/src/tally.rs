@@ -33,8 +33,6 @@ const VERSION: &str = "2";
 pub const LIMIT: f32 = 8.0;
 /// Log-probabilities below this are all alike to the network.
 const FLOOR: f32 = -20.0;
-/// Stands for "any token" where a context itself is counted.
-const ANY: u32 = u32::MAX;
 /// Rows of the sketch.
 const ROWS: usize = 2;
 /// (36): how much of the weight is shared out anew at every token.
@@ -153,7 +151,6 @@ pub fn write(tokens: &mut [f32], cells: &mut [f32], context: &[u32], token: u32)
     for from in 0..context.len() {
         for row in 0..ROWS {
             cells[cell(n, row, &context[from..], token)] += 1.0;
-            cells[cell(n, row, &context[from..], ANY)] += 1.0;
         }
     }
 }
@@ -162,7 +159,13 @@ impl Counts<'_> {
     /// How often `token` stood after `context`: never too small, too large where hashes meet.
     fn after(&self, context: &[u32], token: u32) -> f32 {
         let n = self.cells.len() / ROWS;
-        (0..ROWS).map(|row| self.cells[cell(n, row, context, token)]).fold(f32::INFINITY, f32::min)
+        let sketched = || (0..ROWS).map(|row| self.cells[cell(n, row, context, token)]).fold(f32::INFINITY, f32::min);
+        if context.is_empty() { self.tokens[token as usize] } else { sketched() }
+    }
+
+    /// How often the tokens of `context` stood one after the other.
+    fn seen(&self, context: &[u32]) -> f32 {
+        context.split_last().map_or(0.0, |(last, before)| self.after(before, *last))
     }
 }
 
@@ -324,7 +327,7 @@ impl Tally {
         out.shared.extend([entropy / 5.0, (q.written / 1024.0).ln_1p()]);
         let contexts: Vec<(&[u32], f32)> = (1..=self.config.orders)
             .map(|n| q.context.len().checked_sub(n).map_or(&[][..], |from| &q.context[from..]))
-            .map(|c| (c, if c.is_empty() { 0.0 } else { counts.after(c, ANY) }))
+            .map(|c| (c, counts.seen(c)))
             .collect();
         out.shared.extend(contexts.iter().map(|(_, seen)| ln_count(*seen)));
         for w in &out.ids {

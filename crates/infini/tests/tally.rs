@@ -96,7 +96,7 @@ fn reference(text: &[u32], logits: &[f32]) -> Vec<f32> {
         for i in 0..start {
             for n in 0..=i.min(2) {
                 *after[n].entry((&text[i - n..i], text[i])).or_default() += 1.0;
-                *seen[n].entry(&text[i - n..i]).or_default() += 1.0;
+                *seen[n].entry(&text[i - n..=i]).or_default() += 1.0;
             }
         }
         let context = |n: usize| if t + 1 >= n { &text[t + 1 - n..=t] } else { &[][..] };
@@ -107,7 +107,7 @@ fn reference(text: &[u32], logits: &[f32]) -> Vec<f32> {
             let mut f = vec![lp, count.ln_1p(), f64::from(common()[w as usize]) / 5.0 + 2.0, window.ln_1p()];
             f.extend([1, 2].map(|n| after[n].get(&(context(n), w)).copied().unwrap_or(0.0).ln_1p()));
             f.extend([entropy / 5.0, (start as f64 / 1024.0).ln_1p()]);
-            f.extend([1, 2].map(|n| seen[n].get(context(n)).copied().unwrap_or(0.0).ln_1p()));
+            f.extend([1, 2].map(|n| seen[n - 1].get(context(n)).copied().unwrap_or(0.0).ln_1p()));
             let unit =
                 |j: usize| (f.iter().enumerate().map(|(i, f)| f * weight[i * 4 + j]).sum::<f64>() + bias[j]).max(0.0);
             let raise = (0..4).map(|j| unit(j) * output[j]).sum::<f64>() + shift[0];
