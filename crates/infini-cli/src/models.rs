@@ -19,18 +19,16 @@ pub struct ModelFlag {
     /// Model folder (ours or Hugging Face's), GGUF file, or the name of a shipped or pulled model
     #[arg(long, value_name = "MODEL", default_value = DEFAULT)]
     pub model: PathBuf,
-    /// Adapter of the model: a memory for a pretrained decoder (made by `infini adapt`)
+    /// Adapter of the model: a memory for a trained decoder (made by `infini adapt`); one of keys and one that counts go together
     #[arg(long, value_name = "FILE")]
-    pub adapter: Option<PathBuf>,
+    pub adapter: Vec<PathBuf>,
 }
 
 impl ModelFlag {
     /// Loads it.
     pub fn load(&self) -> Result<Loaded> {
         let mut loaded = load(&find(&self.model)?)?;
-        if let Some(adapter) = &self.adapter {
-            loaded.attach(adapter)?;
-        }
+        self.adapter.iter().try_for_each(|adapter| loaded.attach(adapter))?;
         Ok(loaded)
     }
 }

@@ -41,6 +41,7 @@ mod seqdelta;
 pub mod settings;
 pub mod simd;
 pub mod sink;
+pub mod tally;
 mod tile;
 
 pub use settings::{Features, FinalState, Mix, Rope, Rule, Settings};

@@ -171,35 +171,40 @@ impl Adam {
 /// ln of the memory's ratio to the window at `target` and, into `gradient`, that of its loss (network's tensors one after
 /// another), the mixture's where the odds of memory against window are `odds`.
 fn token(tally: &Tally, c: &Candidates, target: u32, odds: f32, gradient: &mut [f64]) -> f64 {
-    let mut raises = Vec::with_capacity(c.ids.len());
-    tally.raises(c, |_, _, raise| raises.push(raise));
+    let raises = tally.raises(c);
     let grown: f64 = raises.iter().zip(&c.probability).map(|(b, p)| f64::from(*p) * f64::from(*b).exp_m1()).sum();
     let at = c.ids.binary_search(&target).ok();
     let evidence = at.map_or(0.0, |i| f64::from(raises[i])) - grown.ln_1p();
     let share = sigmoid(f64::from(odds) + evidence);
-    let (own, [_, _, output, _]) = (tally.config().own_features(), tally.network());
-    let n = output.len();
-    tally.raises(c, |i, units, raise| {
-        let mut slope = f64::from(c.probability[i]) * f64::from(raise).exp() / (1.0 + grown);
+    let [weight, bias, output, _] = tally.network();
+    let (n, count) = (output.len(), c.ids.len());
+    for (i, raise) in raises.iter().enumerate() {
+        let mut slope = f64::from(c.probability[i]) * f64::from(*raise).exp() / (1.0 + grown);
         if at == Some(i) {
             slope -= 1.0;
         }
         slope *= share;
-        if raise.abs() >= LIMIT || slope.abs() < 1e-7 {
-            return;
+        // most candidates have no part in it
+        if raise.abs() >= LIMIT || slope.abs() < 1e-6 {
+            continue;
         }
-        let (weight, rest) = gradient.split_at_mut(n * tally.config().features());
-        let features = c.features[i * own..][..own].iter().chain(&c.shared);
-        let slopes = |j: usize| if units[j] > 0.0 { slope * f64::from(output[j]) } else { 0.0 };
-        for (x, column) in features.zip(weight.chunks_exact_mut(n)) {
-            column.iter_mut().enumerate().for_each(|(j, g)| *g += slopes(j) * f64::from(*x));
+        let features = c.features[i..].iter().step_by(count).chain(&c.shared);
+        let mut units = bias.clone();
+        for (x, row) in features.clone().zip(weight.chunks_exact(n)) {
+            units.iter_mut().zip(row).for_each(|(u, w)| *u += x * w);
+        }
+        let slopes: Vec<f64> =
+            units.iter().zip(output).map(|(u, o)| if *u > 0.0 { slope * f64::from(*o) } else { 0.0 }).collect();
+        let (of_weight, rest) = gradient.split_at_mut(weight.len());
+        for (x, row) in features.zip(of_weight.chunks_exact_mut(n)) {
+            row.iter_mut().zip(&slopes).for_each(|(g, s)| *g += s * f64::from(*x));
         }
         for (j, u) in units.iter().enumerate() {
-            rest[j] += slopes(j);
-            rest[n + j] += slope * f64::from(*u);
+            rest[j] += slopes[j];
+            rest[n + j] += slope * f64::from(u.max(0.0));
         }
         rest[2 * n] += slope;
-    });
+    }
     evidence
 }
 

@@ -17,6 +17,8 @@ use crate::text::Tokenizer;
 use crate::text::chat::TemplateSource;
 use crate::weights::{Source, Weights};
 
+/// Name of an adapter's file in the folder of its model.
+pub const ADAPTER: &str = "adapter.safetensors";
 /// Largest `config.json` and `tokenizer.json` that are read.
 pub(crate) const MAX_CONFIG: u64 = 1 << 20;
 const MAX_TOKENIZER: u64 = 64 << 20;
@@ -108,15 +110,21 @@ struct GenerationConfig {
     stop_strings: Vec<String>,
 }
 
-/// Loads a model: a folder of this project, a Hugging Face folder, or a GGUF file.
+/// Loads a model: a folder of this project, a Hugging Face folder, or a GGUF file. A folder that holds an adapter beside the
+/// model ([`ADAPTER`]) is both.
 ///
 /// # Errors
 /// A missing or damaged file, or weights that do not fit the configuration.
 pub fn load(path: &Path) -> Result<Loaded> {
-    unread(path)?.build()
+    let mut loaded = unread(path)?.build()?;
+    let adapter = path.join(ADAPTER);
+    if adapter.is_file() {
+        loaded.attach(&adapter)?;
+    }
+    Ok(loaded)
 }
 
-/// Reads the parts of a model, as [`load`] does.
+/// Reads the parts of a model as [`load`] does, but for an adapter.
 ///
 /// # Errors
 /// As [`load`].

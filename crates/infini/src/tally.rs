@@ -19,7 +19,8 @@ use std::sync::LazyLock;
 
 use infini_format::io::{self, PUBLIC, RealIo};
 use infini_format::tensors::{Tensor, TensorFile, TensorView, serialize};
-use infini_kernels::math::{self, sigmoid};
+use infini_kernels::math::sigmoid;
+use infini_kernels::tally::{Network, exps, raise, spread};
 use serde::{Deserialize, Serialize};
 
 use crate::bound;
@@ -132,16 +133,24 @@ pub struct Counts<'a> {
     pub cells: &'a [f32],
 }
 
-/// Index of `token` after `context` in row `row` of a sketch of `cells` cells a row.
-fn cell(cells: usize, row: usize, context: &[u32], token: u32) -> usize {
-    let mut h = (1 + row as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    for x in context.iter().chain([&token]) {
-        h = (h ^ u64::from(*x)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-        h ^= h >> 32;
-        h = h.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-        h ^= h >> 29;
-    }
-    row * cells + (h as usize & (cells - 1))
+/// A hash of tokens one after the other, of which `h` is that of those before.
+fn hash(h: u64, token: u32) -> u64 {
+    let mut h = (h ^ u64::from(token)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    h ^= h >> 32;
+    h = h.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    h ^ (h >> 29)
+}
+
+/// The hash of a context.
+fn address(context: &[u32]) -> u64 {
+    context.iter().fold(0x9e37_79b9_7f4a_7c15, |h, x| hash(h, *x))
+}
+
+/// Indices of `token` behind the context with hash `h` in the rows of a sketch of `cells` cells a row.
+fn places(cells: usize, h: u64, token: u32) -> [usize; ROWS] {
+    let h = hash(h, token);
+    let mask = cells - 1;
+    [h as usize & mask, cells + ((h >> 32) as usize & mask)]
 }
 
 /// (33): counts `token` after `context`, its last tokens (oldest first; fewer than the orders at a document's start).
@@ -149,23 +158,26 @@ pub fn write(tokens: &mut [f32], cells: &mut [f32], context: &[u32], token: u32)
     let n = cells.len() / ROWS;
     tokens[token as usize] += 1.0;
     for from in 0..context.len() {
-        for row in 0..ROWS {
-            cells[cell(n, row, &context[from..], token)] += 1.0;
+        for place in places(n, address(&context[from..]), token) {
+            cells[place] += 1.0;
         }
     }
 }
 
 impl Counts<'_> {
-    /// How often `token` stood after `context`: never too small, too large where hashes meet.
-    fn after(&self, context: &[u32], token: u32) -> f32 {
-        let n = self.cells.len() / ROWS;
-        let sketched = || (0..ROWS).map(|row| self.cells[cell(n, row, context, token)]).fold(f32::INFINITY, f32::min);
-        if context.is_empty() { self.tokens[token as usize] } else { sketched() }
+    /// How often `token` stood after the context with hash `h`: never too small, too large where hashes meet.
+    fn after(&self, h: u64, token: u32) -> f32 {
+        let [a, b] = places(self.cells.len() / ROWS, h, token);
+        self.cells[a].min(self.cells[b])
     }
 
     /// How often the tokens of `context` stood one after the other.
     fn seen(&self, context: &[u32]) -> f32 {
-        context.split_last().map_or(0.0, |(last, before)| self.after(before, *last))
+        match context {
+            [] => 0.0,
+            [token] => self.tokens[*token as usize],
+            [before @ .., last] => self.after(address(before), *last),
+        }
     }
 }
 
@@ -185,7 +197,7 @@ pub struct Query<'a> {
 pub struct Candidates {
     /// Tokens that were counted, in order.
     pub ids: Vec<u32>,
-    /// Their own features, `[n, own_features]`.
+    /// Their own features, `[own_features, n]`.
     pub features: Vec<f32>,
     /// The features that they share.
     pub shared: Vec<f32>,
@@ -232,29 +244,6 @@ pub fn trust(odds: f32, evidence: f32) -> f32 {
 fn ln_count(n: f32) -> f32 {
     static TABLE: LazyLock<Vec<f32>> = LazyLock::new(|| (0..4096).map(|n| (n as f32).ln_1p()).collect());
     TABLE.get(n as usize).filter(|_| n.fract() == 0.0).copied().unwrap_or_else(|| n.ln_1p())
-}
-
-/// Largest logit, ln Σ e^l and the entropy of a distribution.
-fn measure(logits: &[f32]) -> (f32, f32) {
-    const LANES: usize = 16;
-    let largest = math::max(logits);
-    let (mut sum, mut mean) = ([0f32; LANES], [0f32; LANES]);
-    let chunks = logits.chunks_exact(LANES);
-    let rest = chunks.remainder();
-    for chunk in chunks {
-        for (l, (s, m)) in chunk.iter().zip(sum.iter_mut().zip(&mut mean)) {
-            let e = math::exp(l - largest);
-            *s += e;
-            *m += e * (l - largest);
-        }
-    }
-    for (l, (s, m)) in rest.iter().zip(sum.iter_mut().zip(&mut mean)) {
-        let e = math::exp(l - largest);
-        *s += e;
-        *m += e * (l - largest);
-    }
-    let [sum, mean] = [sum, mean].map(|x| x.iter().map(|x| f64::from(*x)).sum::<f64>());
-    (largest + sum.ln() as f32, (sum.ln() - mean / sum) as f32)
 }
 
 /// A counting memory's numbers.
@@ -323,59 +312,60 @@ impl Tally {
         if out.ids.is_empty() {
             return;
         }
-        let (log_sum, entropy) = measure(logits);
-        out.shared.extend([entropy / 5.0, (q.written / 1024.0).ln_1p()]);
-        let contexts: Vec<(&[u32], f32)> = (1..=self.config.orders)
+        let (log_sum, entropy) = spread(logits);
+        let contexts: Vec<(u64, f32)> = (1..=self.config.orders)
             .map(|n| q.context.len().checked_sub(n).map_or(&[][..], |from| &q.context[from..]))
-            .map(|c| (c, counts.seen(c)))
+            .map(|context| (address(context), counts.seen(context)))
             .collect();
+        out.shared.extend([entropy / 5.0, (q.written / 1024.0).ln_1p()]);
         out.shared.extend(contexts.iter().map(|(_, seen)| ln_count(*seen)));
-        for w in &out.ids {
-            let i = *w as usize;
-            let (count, lp) = (counts.tokens[i], logits[i] - log_sum);
-            out.probability.push(math::exp(lp));
-            let common = self.common[i] / 5.0 + 2.0;
-            out.features.extend([lp.clamp(FLOOR, 0.0) / 5.0, ln_count(count), common, ln_count(q.window[i])]);
-            for (context, seen) in &contexts {
-                let n = if *seen > 0.0 { counts.after(context, *w).min(count).min(*seen) } else { 0.0 };
-                out.features.push(ln_count(n));
+        let n = out.ids.len();
+        out.features.resize(n * self.config.own_features(), 0.0);
+        out.probability.extend(out.ids.iter().map(|w| logits[*w as usize] - log_sum));
+        let (known, after) = out.features.split_at_mut(4 * n);
+        for (i, w) in out.ids.iter().map(|w| *w as usize).enumerate() {
+            known[i] = out.probability[i].clamp(FLOOR, 0.0) / 5.0;
+            known[n + i] = ln_count(counts.tokens[w]);
+            known[2 * n + i] = self.common[w] / 5.0 + 2.0;
+            known[3 * n + i] = ln_count(q.window[w]);
+        }
+        exps(&mut out.probability);
+        for ((h, seen), column) in contexts.iter().zip(after.chunks_exact_mut(n)).filter(|((_, seen), _)| *seen > 0.0) {
+            for (x, w) in column.iter_mut().zip(&out.ids) {
+                *x = ln_count(counts.after(*h, *w).min(counts.tokens[*w as usize]).min(*seen));
             }
         }
     }
 
-    /// Adds to `units` (`[hidden]`) what `features` give, the first of which is number `from`.
-    fn add(&self, from: usize, features: &[f32], units: &mut [f32]) {
-        for (x, column) in features.iter().zip(self.network[0][from * units.len()..].chunks_exact(units.len())) {
-            units.iter_mut().zip(column).for_each(|(u, w)| *u += x * w);
+    /// What the shared features of a read's candidates make of the hidden units.
+    fn shared(&self, c: &Candidates) -> Vec<f32> {
+        let [weight, bias, ..] = &self.network;
+        let mut units = bias.clone();
+        for (x, row) in
+            c.shared.iter().zip(weight[self.config.own_features() * units.len()..].chunks_exact(units.len()))
+        {
+            units.iter_mut().zip(row).for_each(|(u, w)| *u += x * w);
         }
+        units
     }
 
-    /// (35): how much the logit of each candidate rises; `each` sees its index, its hidden units and the raise.
-    pub fn raises(&self, c: &Candidates, mut each: impl FnMut(usize, &[f32], f32)) {
-        let [_, bias, output, shift] = &self.network;
-        let own = self.config.own_features();
-        let mut shared = bias.clone();
-        self.add(own, &c.shared, &mut shared);
-        let mut units = shared.clone();
-        for (i, features) in c.features.chunks_exact(own).enumerate() {
-            units.copy_from_slice(&shared);
-            self.add(0, features, &mut units);
-            units.iter_mut().for_each(|u| *u = u.max(0.0));
-            let raise: f32 = units.iter().zip(output).map(|(u, o)| u * o).sum();
-            each(i, &units, (raise + shift[0]).clamp(-LIMIT, LIMIT));
-        }
+    /// (35): how much the logit of each candidate rises.
+    pub fn raises(&self, c: &Candidates) -> Vec<f32> {
+        let [weight, bias, output, shift] = &self.network;
+        let weight = &weight[..self.config.own_features() * bias.len()];
+        let net = Network { weight, bias: &self.shared(c), output, shift: shift[0], limit: LIMIT };
+        let mut raises = vec![0.0; c.ids.len()];
+        raise(&c.features, net, &mut raises);
+        raises
     }
 
     /// What the counts say of the next token; `logits` are the base's, `[V]`.
     pub fn read(&self, counts: Counts, q: Query, logits: &[f32], scratch: &mut Candidates) -> Reading {
         self.candidates(counts, q, logits, scratch);
-        let (mut ratios, mut sum) = (Vec::with_capacity(scratch.ids.len()), 1.0);
-        self.raises(scratch, |i, _, raise| {
-            let factor = raise.exp();
-            sum += f64::from(scratch.probability[i] * (factor - 1.0));
-            ratios.push(factor);
-        });
-        let other = 1.0 / sum as f32;
+        let mut ratios = self.raises(scratch);
+        exps(&mut ratios);
+        let grown: f64 = ratios.iter().zip(&scratch.probability).map(|(r, p)| f64::from(p * (r - 1.0))).sum();
+        let other = 1.0 / (1.0 + grown) as f32;
         ratios.iter_mut().for_each(|r| *r *= other);
         Reading { ids: scratch.ids.clone(), ratios, other }
     }

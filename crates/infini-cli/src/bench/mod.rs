@@ -124,7 +124,9 @@ pub fn run(args: &Args) -> Result<Outcome> {
 /// The model that reads long inputs.
 fn reader(args: &Args) -> Result<infini::model::Model> {
     let model = match &args.model {
-        Some(model) => ModelFlag { model: model.clone(), adapter: args.adapter.clone() }.load()?.model,
+        Some(model) => {
+            ModelFlag { model: model.clone(), adapter: args.adapter.iter().cloned().collect() }.load()?.model
+        }
         None => steps::fresh(&cases::selective()),
     };
     if model.grows() {

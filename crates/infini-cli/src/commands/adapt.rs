@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use infini::folder;
 use infini_train::Device;
 use infini_train::adapt::{AdaptConfig, AdaptEvent, AdaptOptions, adapt, expected_memory};
 use infini_train::tally::{TallyRun, is_tally, learn};
@@ -59,7 +60,7 @@ impl Adapt {
             return self.count(&TallyRun::parse(&text).with_context(|| path.to_string())?, &out);
         }
         let config = AdaptConfig::parse(&text).with_context(|| path.to_string())?;
-        let loaded = models::load(&models::find(&self.model)?)?;
+        let loaded = folder::parts(&models::find(&self.model)?)?.build()?;
         note(format_args!("expected memory {}", bytes(expected_memory(&config, loaded.model.config()))));
         let stop = Interrupt::install()?.flag();
         let options = AdaptOptions {
@@ -120,7 +121,7 @@ impl Adapt {
         let data = self.data.as_deref().context("a counting memory learns from books: give them with --data DIR")?;
         let path = out.join("adapter.safetensors");
         std::fs::create_dir_all(out).with_context(|| format!("cannot make the folder: {}", out.display()))?;
-        let loaded = models::load(&models::find(&self.model)?)?;
+        let loaded = folder::parts(&models::find(&self.model)?)?.build()?;
         let stop = Interrupt::install()?.flag();
         let learned = run.data.excerpts - run.data.held_out;
         let mut progress = Progress::new("reading books", "excerpts", Some(run.data.excerpts as u64));

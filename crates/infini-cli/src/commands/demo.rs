@@ -123,9 +123,7 @@ impl Demo {
         let named = self.model.model != Path::new(models::DEFAULT);
         let name = if named { &self.model.model } else { Path::new("models/books") };
         let mut loaded = models::load(&models::find(name)?)?;
-        if let Some(adapter) = &self.model.adapter {
-            loaded.attach(adapter)?;
-        }
+        self.model.adapter.iter().try_for_each(|adapter| loaded.attach(adapter))?;
         let control = self.control.as_ref().map(|name| models::load(&models::find(name)?)).transpose()?;
         book::run(&loaded, control.as_ref(), file, &self.json)
     }

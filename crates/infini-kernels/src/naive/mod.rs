@@ -4,3 +4,4 @@ pub mod attention;
 pub mod features;
 pub mod knn;
 pub mod pointwise;
+pub mod tally;
