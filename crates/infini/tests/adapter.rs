@@ -6,6 +6,7 @@ use infini::config::{Activation, Attention};
 use infini::folder;
 use infini::model::{Model, Want};
 use infini::state::State;
+use infini::tally::{Tally, TallyConfig};
 use infini::text::Tokenizer;
 use infini::{Adapter, AdapterConfig, InfiniConfig, ModelConfig, Weights};
 use infini_format::io::RealIo;
@@ -182,6 +183,44 @@ fn adapters_and_memories_know_whose_they_are() {
     assert!(refused(&other).contains("adapter"), "{}", refused(&other));
     other.attach(&second).unwrap();
     assert!(refused(&other).contains("adapter"), "{}", refused(&other));
+}
+
+/// That counts, in the same window.
+fn tally(base: &str) -> Tally {
+    let config = TallyConfig { segment_len: 8, sink: 2, orders: 1, cells: 64, hidden: 2 };
+    let numbers = |n: usize| (0..n).map(|i| (i as f32 + 0.5).sin()).collect::<Vec<f32>>();
+    let network = [numbers(2 * config.features()), numbers(2), vec![0.7, 0.4], vec![0.3]];
+    Tally::new(config, base.into(), vec![-6.0; V], network).unwrap()
+}
+
+#[test]
+fn keys_and_counts_go_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("model");
+    let (config, weights) = base();
+    let tokenizer = Tokenizer::train(std::iter::empty(), V).unwrap();
+    folder::save(&home, &config, &weights, &tokenizer.to_json(), Dtype::F32).unwrap();
+    let hash = folder::load(&home).unwrap().identity.weights;
+    let (keys, counts) = (dir.path().join("keys"), home.join(folder::ADAPTER));
+    adapter(&hash, 0.3).save(&keys, Dtype::F32).unwrap();
+    let x = tokens(60, 6).iter().map(|x| x % 9).collect::<Vec<u32>>();
+    let load = |first: &[&std::path::Path]| {
+        let mut loaded = folder::load(&home).unwrap();
+        first.iter().for_each(|file| loaded.attach(file).unwrap());
+        let logits = loaded.model.forward(&mut loaded.model.state(1), &x, Want::All);
+        (logits, loaded.identity.adapter, loaded.model.layers_above_memory())
+    };
+    let alone = load(&[&keys]);
+    assert_eq!(alone.2, Some(2));
+    // beside the model, so that loading finds it
+    tally(&hash).save(&counts).unwrap();
+    let counted = load(&[]);
+    let both = load(&[&keys]);
+    assert!(error(&both.0, &alone.0) > 0.1 && error(&both.0, &counted.0) > 0.1, "one of the two is not felt");
+    assert!(both.1 != alone.1 && both.1 != counted.1 && both.2.is_none(), "it could be skimmed past the counts");
+    std::fs::rename(&counts, dir.path().join("counts")).unwrap();
+    let other_way = load(&[&keys, &dir.path().join("counts")]);
+    assert!(other_way == both, "the order matters");
 }
 
 #[test]
