@@ -225,8 +225,11 @@ fn damaged_files_are_refused() {
 }
 
 #[test]
-fn the_shipped_memory_is_whole() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/smollm2-books/adapter.safetensors");
-    let tally = Tally::parse(std::fs::read(path).unwrap()).unwrap();
-    assert_eq!((tally.vocab(), tally.config()), (49_152, &TallyConfig::default()));
+fn the_shipped_memories_are_whole() {
+    let models = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models"));
+    let tally = Tally::parse(std::fs::read(models.join("smollm2-books/adapter.safetensors")).unwrap()).unwrap();
+    assert_eq!((tally.vocab(), tally.config()), (49_152, &TallyConfig { hidden: 32, ..TallyConfig::default() }));
+    let books = folder::load(&models.join("books")).unwrap();
+    assert_eq!(books.model.state(1).memory_bytes(), 4 * (4096 + 2 * 131_072));
+    assert!(books.identity.adapter.is_some());
 }
