@@ -27,11 +27,11 @@ pub(crate) const MAX_WEIGHTS: u64 = 16 << 30;
 
 /// What a model consists of, before it is put together.
 #[derive(Debug)]
-pub struct Parts {
+pub struct Parts<W = Weights> {
     /// What it is.
     pub config: ModelConfig,
     /// Its weights.
-    pub weights: Weights,
+    pub weights: W,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
     /// Hashes that a memory file of this model carries.
@@ -50,39 +50,30 @@ impl Parts {
     /// # Errors
     /// A configuration that cannot be.
     pub fn build(self) -> Result<Loaded> {
-        Ok(Loaded {
-            model: Model::new(self.config, self.weights)?,
-            tokenizer: self.tokenizer,
-            identity: self.identity,
-            stop: self.stop,
-            end: self.end,
-            template: self.template,
-        })
+        self.put_together(Model::new)
     }
 }
 
-/// A model whose weights still lie in their file.
-pub(crate) struct Unread {
-    pub config: ModelConfig,
-    pub source: Source,
-    pub tokenizer: Tokenizer,
-    pub identity: Partner,
-    pub stop: Vec<String>,
-    pub end: Vec<u32>,
-    pub template: Option<TemplateSource>,
-}
+/// The parts of a model whose weights still lie in their file.
+pub(crate) type Unread = Parts<Source>;
 
 impl Unread {
     /// All weights in f32.
     fn parts(self) -> Result<Parts> {
-        let Unread { config, source, tokenizer, identity, stop, end, template } = self;
-        Ok(Parts { weights: source.weights()?, config, tokenizer, identity, stop, end, template })
+        let Parts { config, weights, tokenizer, identity, stop, end, template } = self;
+        Ok(Parts { weights: weights.weights()?, config, tokenizer, identity, stop, end, template })
     }
 
     /// The model, its weights in the fewest bits that hold them.
     fn build(self) -> Result<Loaded> {
-        let Unread { config, source, tokenizer, identity, stop, end, template } = self;
-        Ok(Loaded { model: Model::from_source(config, &source)?, tokenizer, identity, stop, end, template })
+        self.put_together(|config, source| Model::from_source(config, &source))
+    }
+}
+
+impl<W> Parts<W> {
+    fn put_together(self, model: impl FnOnce(ModelConfig, W) -> Result<Model>) -> Result<Loaded> {
+        let Parts { config, weights, tokenizer, identity, stop, end, template } = self;
+        Ok(Loaded { model: model(config, weights)?, tokenizer, identity, stop, end, template })
     }
 }
 
@@ -164,7 +155,7 @@ fn unread(path: &Path) -> Result<Unread> {
             .map_err(|e| Error::Model(format!("{}: {e}", path.display())))?;
         stop = generation.stop_strings;
     }
-    Ok(Unread { config, source, tokenizer, identity, stop, end: Vec::new(), template: None })
+    Ok(Unread { config, weights: source, tokenizer, identity, stop, end: Vec::new(), template: None })
 }
 
 /// Who a model of these parts is.

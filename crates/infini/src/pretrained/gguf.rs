@@ -73,7 +73,7 @@ fn from_file(file: Gguf, path: &Path) -> Result<Unread> {
     });
     Ok(Unread {
         identity: identity(&config, sha256(file.bytes()), &json),
-        source: source(file, &config, path)?,
+        weights: source(file, &config, path)?,
         config,
         tokenizer,
         stop: Vec::new(),

@@ -320,7 +320,7 @@ pub(crate) fn read(dir: &Path, json: &Value) -> Result<Unread> {
         identity: identity(&config, weights_hash, &tokenizer_bytes),
         template: template(dir)?,
         config,
-        source,
+        weights: source,
         tokenizer,
         stop: generation.stop_strings,
         end,
