@@ -222,8 +222,11 @@ impl Model {
             let (d, width) = (self.config.hidden_size, adapter.width());
             return Err(Error::Model(format!("the adapter is for a hidden size of {width}, the model's is {d}")));
         }
-        if self.config.infini.conv > 0 {
-            return Err(Error::Model("an adapter's memory is for a plain decoder, this one has convolutions".into()));
+        let plain = self.config.infini.conv == 0 && self.config.infini.kv_conv == 0;
+        if !(plain && matches!(self.config.attention, Kind::Full | Kind::Local)) {
+            return Err(Error::Model(
+                "has a memory or convolutions of its own: only a plain decoder takes this adapter".into(),
+            ));
         }
         self.fit_window(c.window())?;
         self.recall = Some(Recall::new(&adapter));

@@ -45,7 +45,7 @@ pub struct Args {
     model: Option<std::path::PathBuf>,
     /// Adapter of that model
     #[arg(long, value_name = "FILE", requires = "model")]
-    adapter: Option<std::path::PathBuf>,
+    adapter: Vec<std::path::PathBuf>,
     /// Only the case of this name (of `train`, `decode` and the long forward passes of `stream`)
     #[arg(long, value_name = "NAME")]
     case: Option<String>,
@@ -124,9 +124,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
 /// The model that reads long inputs.
 fn reader(args: &Args) -> Result<infini::model::Model> {
     let model = match &args.model {
-        Some(model) => {
-            ModelFlag { model: model.clone(), adapter: args.adapter.iter().cloned().collect() }.load()?.model
-        }
+        Some(model) => ModelFlag { model: model.clone(), adapter: args.adapter.clone() }.load()?.model,
         None => steps::fresh(&cases::selective()),
     };
     if model.grows() {

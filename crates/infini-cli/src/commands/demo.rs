@@ -41,7 +41,7 @@ With --book a text is read instead, with the memory and without, and the loss of
   infini demo --filler prose                  a stream of generated sentences in place of the paper's five
   infini demo --filler moby-dick.txt
   infini demo --train                         train the model first, some minutes, before your eyes
-  infini demo --book moby-dick.txt --model runs/books
+  infini demo --book moby-dick.txt            models/books with its memory and without
   infini demo --book moby-dick.txt --model runs/books --control runs/books-control"
 )]
 pub struct Demo {
@@ -59,7 +59,7 @@ pub struct Demo {
     /// Folder of books for --filler books
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Read this text with the memory and without; needs --model while no models/books is shipped
+    /// Read this text with the memory and without [default model: models/books]
     #[arg(long, value_name = "FILE", conflicts_with_all = ["tokens", "train", "filler", "data", "seed"])]
     book: Option<PathBuf>,
     /// Compare with this model instead of the same one whose memory is knocked out
