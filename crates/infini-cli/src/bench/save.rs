@@ -29,7 +29,7 @@ pub fn run(model: &Model, total: u64) -> Result<(Table, Vec<Value>)> {
     let config = serde_json::to_vec(model.config())?;
     let partner = Partner {
         weights: sha256(b"bench"),
-        adapter: Vec::new(),
+        adapter: None,
         tokenizer: sha256(b"bench"),
         config: sha256(&config),
         segment_len: model.config().infini.segment_len,
