@@ -1,7 +1,7 @@
 //! A memory for a pretrained decoder: what is new in a small file, the base as it is.
 //!
-//! The base attends inside a window of two segments with attention sinks. One of its layers also writes tokens that
-//! leave the window into a memory of fixed size and reads from it; what is read is added to the residual stream
+//! The base attends inside a window of two segments with attention sinks. One of its layers also writes tokens into a memory
+//! of fixed size, as soon as the words that follow them are known, and reads from it; what is read is added to the residual stream
 //! behind a gate per token. An address is the outer product of a place (where in a number or phrase a token
 //! stands, from the layer's input one token earlier) and of the words around it (a pool of token embeddings), so
 //! that facts with different names do not mix. Equations (29)–(32) of `docs/math.md`.
@@ -25,7 +25,7 @@ use crate::tally::{self, Tally};
 
 /// `format` of an adapter file's metadata.
 const FORMAT: &str = "infini-adapter";
-const VERSION: &str = "1";
+const VERSION: &str = "2";
 /// Largest adapter file that is read.
 const MAX_FILE: u64 = 256 << 20;
 
@@ -49,7 +49,7 @@ pub struct AdapterConfig {
     pub word_width: usize,
     /// Tokens before a token, whose words make its address.
     pub before: usize,
-    /// Tokens from a written token on, itself the first, that do so too: it is written after they were read.
+    /// Tokens from a written token on, itself the first, that do so too: it is written when the last of them is read.
     pub after: usize,
     /// Whether what is written first clears the cells it is written to, as far as it addresses them: of facts that change
     /// the last one stays.
@@ -77,6 +77,11 @@ impl AdapterConfig {
     /// Cells of a memory: φ's width.
     pub fn cells(&self) -> usize {
         4 * self.place_width * self.word_width
+    }
+
+    /// Tokens that wait for the words behind them: token `t` is written before token `t + delay` reads.
+    pub fn delay(&self) -> usize {
+        self.after.max(1) - 1
     }
 
     /// Names and shapes of the tensors, for a base of width `d`.

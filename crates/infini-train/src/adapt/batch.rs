@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::config::StagesConfig;
 use super::graph::Around;
-use super::pool::{Answer, Document, Tail};
+use super::pool::{Answer, Document, Tail, Tells};
 
 /// Share of closed tokens that take part in the third stage, so that their gates have a gradient.
 const CLOSED: f64 = 0.03;
@@ -21,9 +21,7 @@ const UNHELD: usize = 16;
 /// Documents of a step, each with one of its tails.
 pub struct Batch<'a> {
     pub docs: Vec<(&'a Document, &'a Tail)>,
-    /// Where each document's tokens begin among those of all.
-    pub first: Vec<usize>,
-    /// (document of the step, token) of each written one.
+    /// (document of the step, token) of each written one; the tokens of a tail follow those of its document.
     pub keys: Vec<(usize, usize)>,
     /// (document of the step, token of the tail) of each query.
     pub queries: Vec<(usize, usize)>,
@@ -37,26 +35,22 @@ pub struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    /// `open` says for each token of each document whether one of its gates is open.
+    /// `open(i, j)` says whether a gate of token `j` of document `i` of the step is open; a token is written when `delay`
+    /// more are known. With `forgets` a key that is told again is no longer there: what overwriting comes to if no address
+    /// is shared.
     pub fn new(
         t: &StagesConfig,
         stage: usize,
         docs: Vec<(&'a Document, &'a Tail)>,
-        open: &[bool],
+        (delay, forgets): (usize, bool),
+        open: &dyn Fn(usize, usize) -> bool,
         rng: &mut ChaCha8Rng,
     ) -> Self {
-        let first: Vec<usize> = docs
-            .iter()
-            .scan(0, |at, (doc, _)| {
-                *at += doc.ids.len();
-                Some(*at - doc.ids.len())
-            })
-            .collect();
         let mut keys = Vec::new();
-        for (i, (doc, _)) in docs.iter().enumerate() {
-            for (j, key) in doc.key.iter().enumerate().skip(1) {
+        for (i, (doc, tail)) in docs.iter().enumerate() {
+            for (j, key) in doc.key.iter().chain(&tail.key).enumerate().skip(1) {
                 let noise = if stage == 2 { CLOSED } else { t.noise };
-                if *key || (stage == 2 && open[first[i] + j]) || (stage > 0 && rng.random_bool(noise)) {
+                if key.anything() || (stage == 2 && open(i, j)) || (stage > 0 && rng.random_bool(noise)) {
                     keys.push((i, j));
                 }
             }
@@ -67,38 +61,69 @@ impl<'a> Batch<'a> {
         let mut batch = Batch {
             together: joined.iter().flatten().filter(|j| **j).count() as f64 / docs.len() as f64,
             docs,
-            first,
             keys,
             queries: Vec::new(),
             answers: Vec::new(),
             others: Vec::new(),
             visible: Vec::new(),
         };
-        batch.ask(stage, rng);
-        batch.visible = (batch.queries.iter())
-            .flat_map(|(q, _)| {
-                let (joined, filler, weight, batch) = (&joined[*q], &filler[*q], weight[*q], &batch);
-                batch.keys.iter().map(move |(k, j)| match batch.docs[*k].0.key[*j] {
-                    true => f32::from(u8::from(joined[*k])),
-                    false if joined[*k] || filler[*k] => weight,
+        batch.ask(stage, delay, rng);
+        let told = |(k, j): (usize, usize)| {
+            let (doc, tail) = batch.docs[k];
+            doc.key.iter().chain(&tail.key).nth(j).copied().unwrap_or_default()
+        };
+        let tells: Vec<Tells> = batch.keys.iter().map(|key| told(*key)).collect();
+        let mut visible = Vec::with_capacity(batch.queries.len() * batch.keys.len());
+        for (q, t) in &batch.queries {
+            let from = visible.len();
+            visible.extend(batch.keys.iter().zip(&tells).map(|((k, j), tells)| {
+                let n = batch.docs[*k].0.ids.len();
+                match tells.anything() {
+                    // of a tail: as it streams
+                    _ if *j >= n => f32::from(u8::from(k == q && j + delay <= n + t)),
+                    true => f32::from(u8::from(joined[*q][*k])),
+                    false if joined[*q][*k] || filler[*q][*k] => weight[*q],
                     false => 0.0,
-                })
-            })
-            .collect();
+                }
+            }));
+            let row = &mut visible[from..];
+            for i in (0..row.len()).filter(|_| forgets) {
+                let again = |l: usize| row[l] > 0.0 && batch.keys[l].0 == batch.keys[i].0 && tells[i].again(tells[l]);
+                if (i + 1..row.len()).any(again) {
+                    row[i] = 0.0;
+                }
+            }
+        }
+        batch.visible = visible;
         batch
     }
 
+    /// Queries in a row that find the same in their memory, in their order.
+    pub fn alike(&self) -> Vec<std::ops::Range<usize>> {
+        let m = self.keys.len();
+        let row = |q: usize| &self.visible[q * m..(q + 1) * m];
+        let mut alike: Vec<std::ops::Range<usize>> = vec![];
+        for q in 0..self.queries.len() {
+            match alike.last_mut().filter(|r| row(r.start) == row(q)) {
+                Some(r) => r.end = q + 1,
+                None => alike.push(q..q + 1),
+            }
+        }
+        alike
+    }
+
     /// Draws the queries: in the last stage all tokens of all tails.
-    fn ask(&mut self, stage: usize, rng: &mut ChaCha8Rng) {
+    fn ask(&mut self, stage: usize, delay: usize, rng: &mut ChaCha8Rng) {
         for (i, (_, tail)) in self.docs.iter().enumerate() {
+            // from here on the memory alone knows what the tail tells, too
+            let known = tail.key.iter().rposition(|k| k.anything()).map_or(0, |j| j + delay);
             let answers = |j: usize| tail.answer.get(j + 1).copied().flatten();
             let mut others: Vec<usize> = (UNHELD..tail.ids.len() - 1).filter(|j| answers(*j).is_none()).collect();
             others.shuffle(rng);
             others.truncate(OTHERS);
             for j in 0..tail.ids.len() {
                 let wanted = match answers(j) {
-                    // the memory alone knows nothing of the window
-                    Some(a) => stage > 0 || a != Answer::Near,
+                    Some(a) => stage > 0 || a != Answer::Near || j >= known,
                     None => stage == 2 || (stage == 1 && others.contains(&j)),
                 };
                 if !wanted {
@@ -153,6 +178,11 @@ fn together(docs: &[(&Document, &Tail)], p: f64, rng: &mut ChaCha8Rng) -> (Vec<V
     (joined, filler)
 }
 
+/// Token `j` of a document with a tail behind it.
+fn token(doc: &Document, tail: &Tail, j: usize) -> Option<u32> {
+    doc.ids.iter().chain(&tail.ids).nth(j).copied()
+}
+
 /// The words around keys and queries, as places in one vocabulary.
 pub struct Words {
     /// Its tokens.
@@ -178,15 +208,14 @@ impl Words {
         };
         let keys = (batch.keys.iter())
             .flat_map(|(i, j)| {
-                let ids = &batch.docs[*i].0.ids;
-                around(&|j| ids.get(j).copied(), j + c.after, c.before + c.after)
+                let (doc, tail) = batch.docs[*i];
+                around(&|j| token(doc, tail, j), j + c.after, c.before + c.after)
             })
             .collect();
         let queries = (batch.queries.iter())
             .flat_map(|(i, j)| {
                 let (doc, tail) = batch.docs[*i];
-                let n = doc.ids.len();
-                around(&|j| if j < n { Some(doc.ids[j]) } else { Some(tail.ids[j - n]) }, n + j + 1, c.before)
+                around(&|j| token(doc, tail, j), doc.ids.len() + j + 1, c.before)
             })
             .collect();
         let mut ids = vec![0; vocabulary.len()];
@@ -201,17 +230,22 @@ mod tests {
 
     use super::*;
 
+    fn tells(n: usize, key: std::ops::Range<usize>) -> Vec<Tells> {
+        (0..n).map(|j| if key.contains(&j) { Tells::key(1, 0) } else { Tells::default() }).collect()
+    }
+
     fn document(name: &str) -> Document {
         let (n, u) = (200, 40);
         let tail = Tail {
             ids: vec![3; u],
             answer: (0..u).map(|j| (j > 35).then_some(Answer::Told)).collect(),
+            key: tells(u, 4..7),
             residual: Vec::new(),
             hidden: Vec::new(),
         };
         Document {
             ids: vec![7; n],
-            key: (0..n).map(|j| (50..55).contains(&j)).collect(),
+            key: tells(n, 50..55),
             names: vec![name.into()],
             paper: true,
             x: Vec::new(),
@@ -223,24 +257,52 @@ mod tests {
     fn filler_weighs_as_in_a_longer_text_in_the_third_stage_and_keys_never_do() {
         let docs = ["one", "two", "three"].map(document);
         let t = StagesConfig { amplify: 100.0, together: 1.0, noise: 0.1, ..StagesConfig::default() };
-        let mut open = vec![false; 600];
-        open[120] = true;
+        let open = |i: usize, j: usize| (i, j) == (0, 120);
         let mut heaviest = 0.0f32;
         for (stage, seed) in [(1, 0), (1, 1), (2, 0), (2, 1), (2, 2)] {
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
             let with: Vec<_> = docs.iter().map(|d| (d, &d.tails[0])).collect();
-            let b = Batch::new(&t, stage, with, &open, &mut rng);
+            let b = Batch::new(&t, stage, with, (12, false), &open, &mut rng);
             assert!(stage == 1 || b.keys.contains(&(0, 120)), "an open gate's token is not written");
             let m = b.keys.len();
             for (q, row) in b.visible.chunks(m).enumerate() {
                 let weights = b.keys.iter().zip(row);
                 for ((k, j), w) in weights.filter(|((k, _), _)| *k == b.queries[q].0) {
-                    let key = docs[*k].key[*j];
+                    let Some(key) = docs[*k].key.get(*j).map(|k| k.anything()) else {
+                        // told in the tail: written twelve tokens later
+                        assert_eq!(*w == 1.0, j - 200 + 12 <= b.queries[q].1, "{j} {}", b.queries[q].1);
+                        continue;
+                    };
                     assert!(if key || stage == 1 { *w == 1.0 } else { (1.0..=100.0).contains(w) }, "{key} {w}");
                     heaviest = heaviest.max(*w);
                 }
             }
         }
         assert!(heaviest > 10.0, "{heaviest}");
+    }
+
+    #[test]
+    fn what_is_told_again_is_forgotten_once_it_is_written() {
+        let mut docs = ["one", "two"].map(document);
+        docs[0].key[80..83].fill(Tells::key(1, 1));
+        docs[0].tails[0].key[10..12].fill(Tells::key(1, 2));
+        for forgets in [false, true] {
+            let mut rng = ChaCha8Rng::seed_from_u64(0);
+            let with: Vec<_> = docs.iter().map(|d| (d, &d.tails[0])).collect();
+            let t = StagesConfig { noise: 0.0, ..StagesConfig::default() };
+            let b = Batch::new(&t, 1, with, (12, forgets), &|_, _| false, &mut rng);
+            let m = b.keys.len();
+            let mut seen = [0, 0];
+            for ((i, at), row) in b.queries.iter().zip(b.visible.chunks(m)).filter(|((i, _), _)| *i == 0) {
+                let sees = |j: usize| row[b.keys.iter().position(|k| *k == (*i, j)).unwrap()] > 0.0;
+                let tail = *at >= 10 + 12;
+                seen[usize::from(tail)] += 1;
+                assert_eq!(sees(52), !forgets, "the first");
+                assert_eq!(sees(81), !forgets || !tail, "the second");
+                assert_eq!(sees(210), tail, "the third");
+            }
+            assert!(seen[1] > 0, "{seen:?}");
+            assert!(b.alike().iter().map(|r| r.len()).sum::<usize>() == b.queries.len());
+        }
     }
 }

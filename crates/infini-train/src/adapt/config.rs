@@ -6,6 +6,8 @@ use infini::adapter::AdapterConfig;
 use infini::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+use super::pool::Tells;
+
 /// Everything an adaptation needs to be repeated.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -40,8 +42,13 @@ pub struct PoolConfig {
     pub paper: f64,
     /// Share of documents with a question for a key that nobody told.
     pub absent: f64,
-    /// Share of ends that ask for a key which they tell themselves: the window holds it, the memory does not.
+    /// Share of ends that ask for a key which they tell themselves.
     pub near: f64,
+    /// Share of named keys that get another number later in the document, and of ends that give one another number:
+    /// asked for is the last. For memories that overwrite.
+    pub changed: f64,
+    /// Share of sentences and questions some of whose words are replaced by others.
+    pub noise: f64,
     /// Fewest and most digits of a key.
     pub digits: [usize; 2],
     /// Share of documents with the paper's opening.
@@ -83,6 +90,8 @@ impl Default for PoolConfig {
             paper: 0.4,
             absent: 0.06,
             near: 0.2,
+            changed: 0.0,
+            noise: 0.0,
             digits: [4, 8],
             opening: 0.7,
             switch: 0.2,
@@ -177,6 +186,8 @@ impl AdaptConfig {
             ("data.paper", d.paper),
             ("data.absent", d.absent),
             ("data.near", d.near),
+            ("data.changed", d.changed),
+            ("data.noise", d.noise),
             ("data.opening", d.opening),
             ("data.switch", d.switch),
             ("data.numbers", d.numbers),
@@ -227,6 +238,9 @@ impl AdaptConfig {
         }
         if d.filler.values().sum::<f64>() <= 0.0 {
             return bad("data.filler", "no source has a weight above 0".into());
+        }
+        if d.keys * d.segments + 2 * d.tails + 1 > Tells::KEYS {
+            return bad("data.keys", format!("a document can have more than {} keys: choose fewer", Tells::KEYS));
         }
         if d.facts.as_ref().is_some_and(|f| f.tasks.is_empty()) {
             return bad("data.facts", "no task: name one, such as qa1".into());

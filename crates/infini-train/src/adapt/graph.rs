@@ -85,12 +85,12 @@ impl<'a> Memory<'a> {
         value: Tensor<2>,
         strength: Tensor<2>,
         visible: &[f32],
-        documents: &[Range<usize>],
+        alike: Option<&[Range<usize>]>,
     ) -> Tensor<2> {
         let (h, v) = (self.c.heads, self.c.value_width);
         let (n, m) = (queries.0.dims()[0], value.dims()[0]);
-        if self.c.overwrite {
-            return self.read_overwritten(queries, keys, value, strength, visible, documents);
+        if let Some(alike) = alike.filter(|_| self.c.overwrite) {
+            return self.read_overwritten(queries, keys, value, strength, visible, alike);
         }
         let visible = constant::<2>(visible.to_vec(), [n, m], &self.words.device());
         let place = self.pair(queries.0, 0).matmul(self.pair(keys.0, 0).swap_dims(1, 2));
@@ -141,10 +141,10 @@ impl<'a> Memory<'a> {
             );
             if k > 0 {
                 let seen = Tensor::<1, Int>::from_data(TensorData::new(seen, [k]), (&device, DType::I64));
-                let later = (0..k * k).map(|i| f32::from(u8::from(i % k > i / k))).collect();
-                let later = constant::<2>(later, [k, k], &device).reshape([1, k, k]).repeat_dim(0, h);
-                let kept =
-                    written.clone().select(1, seen.clone()) * later.matmul(left.clone().select(1, seen.clone())).exp();
+                let left = left.clone().select(1, seen.clone());
+                // the sum over those that were written later
+                let later = left.clone().sum_dim(1) - left.cumsum(1);
+                let kept = written.clone().select(1, seen.clone()) * later.exp();
                 den = (phi.clone() * kept.clone().sum_dim(1)).sum_dim(2);
                 num = phi.matmul(kept.swap_dims(1, 2).matmul(value.clone().select(1, seen)));
             }
@@ -272,25 +272,25 @@ mod tests {
                 x.iter().map(|x| x / r).collect::<Vec<_>>()
             })
             .collect();
-        // the last segment reads tokens 1..12; the first has no place to come from
-        let (first, start) = (18, 12);
+        // the last segment reads what is written by then; the first token has no place to come from
+        let first = 18;
         let cut = |from: usize, to: usize| constant(x[from * D..to * D].to_vec(), [to - from, D], &device);
         let keys = (
-            memory.places("key", cut(0, start - 1)),
-            memory.pool(&(1..start).flat_map(|t| around(t, c.before + c.after)).collect(), c.before + c.after),
+            memory.places("key", cut(0, T - 1)),
+            memory.pool(&(1..T).flat_map(|t| around(t, c.before + c.after)).collect(), c.before + c.after),
         );
         let queries = (
             memory.places("query", cut(first, T)),
             memory.pool(&(first..T).flat_map(|t| around(t + 1, c.before)).collect(), c.before),
         );
-        let strength = Body::Kernel.write_gate(memory.affine("write", cut(1, start)), infini::config::Write::Hard);
+        let strength = Body::Kernel.write_gate(memory.affine("write", cut(1, T)), infini::config::Write::Hard);
         let open = host(memory.affine("write", cut(0, 1)));
         assert!(open.iter().all(|o| *o <= 0.0), "the first token is written: choose other numbers");
         assert!(host(strength.clone()).contains(&1.0) && host(strength.clone()).contains(&0.0));
-        let visible = vec![1.0; (T - first) * (start - 1)];
-        // two documents that share everything
-        let (documents, value) = ([0..2, 2..T - first], memory.affine("value", cut(1, start)));
-        let a = memory.read(queries, keys, value, strength, &visible, &documents);
+        let written = |t: usize, j: usize| f32::from(u8::from(j + c.delay() <= t));
+        let visible: Vec<f32> = (first..T).flat_map(|t| (1..T).map(move |j| written(t, j))).collect();
+        let alike: Vec<_> = (0..T - first).map(|i| i..i + 1).collect();
+        let a = memory.read(queries, keys, memory.affine("value", cut(1, T)), strength, &visible, Some(&alike));
         let out = host(memory.output(a, memory.read_gate(cut(first, T))));
         for (i, out) in out.chunks(D).enumerate() {
             let h: Vec<f32> = out.iter().zip(&embed[ids[first + i] as usize * D..]).map(|(o, e)| o + e).collect();

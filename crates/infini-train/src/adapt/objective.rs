@@ -7,6 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use super::batch::{Batch, Words};
 use super::graph::Memory;
 use super::leaves::host;
+use super::pool::{Document, Tail, Tells};
 use super::stages::{Report, Said, Stages};
 use super::upper::constant;
 use crate::ops::composed::softplus;
@@ -23,30 +24,35 @@ impl Stages<'_> {
     pub(super) fn loss(&self, stage: usize, docs: &[(usize, usize)], rng: &mut ChaCha8Rng) -> (Tensor<1>, Report) {
         let t = &self.config.train;
         let docs: Vec<_> = docs.iter().map(|(i, t)| (&self.documents[*i], &self.documents[*i].tails[*t])).collect();
+        let rows = Rows::new(&docs);
         let x: Vec<f32> = docs.iter().flat_map(|(doc, _)| &doc.x).copied().collect();
-        let label: Vec<bool> = docs.iter().flat_map(|(doc, _)| &doc.key).copied().collect();
-        let x = constant(x, [label.len(), self.width], &self.device);
-        // write gates of every remembered token
+        let x = constant(x, [rows.tails, self.width], &self.device);
+        let residual: Vec<f32> = docs.iter().flat_map(|(_, tail)| &tail.residual).copied().collect();
+        let residual = constant(residual, [rows.all - rows.tails, self.width], &self.device);
+        let all = Tensor::cat(vec![x.clone(), self.upper.normed(residual.clone())], 0);
+        // write gates of every token
         let bias = self.leaves.get::<1>("write.bias").unsqueeze();
-        let gates = self.body.linear(x.clone(), self.leaves.get("write.weight")) + bias;
+        let gates = self.body.linear(all.clone(), self.leaves.get("write.weight")) + bias;
         let opened = host(gates.clone());
         let heads = self.config.adapter.heads;
-        let open: Vec<bool> = opened.chunks(heads).map(|x| x.iter().any(|x| *x > 0.0)).collect();
-        let batch = Batch::new(t, stage, docs, &open, rng);
+        let open = |i: usize, j: usize| opened[rows.of(i, j) * heads..][..heads].iter().any(|x| *x > 0.0);
+        // exact overwriting is dear: the first stages do without where it is known what is told again
+        let exact = stage == 2 || self.config.data.facts.is_some();
+        let forgets = self.config.adapter.overwrite && !exact;
+        let batch = Batch::new(t, stage, docs, (self.config.adapter.delay(), forgets), &open, rng);
         let mut report = Report { stage, together: batch.together, ..Report::default() };
         report.written = [true, false].map(|key| {
-            let rows = opened.chunks(heads).zip(&label).filter(|(_, l)| **l == key);
+            let label = batch.docs.iter().flat_map(|(doc, _)| &doc.key);
+            let rows = opened.chunks(heads).zip(label).filter(|(_, l)| l.anything() == key);
             mean(rows.flat_map(|(x, _)| x.iter().map(|x| f64::from(u8::from(*x > 0.0)))))
         });
 
-        let residual: Vec<f32> = batch.docs.iter().flat_map(|(_, tail)| &tail.residual).copied().collect();
-        let residual = constant(residual, [batch.docs.len() * (1 + self.config.data.tail), self.width], &self.device);
         let at = batch.queries.iter().map(|(i, j)| i * (1 + self.config.data.tail) + 1 + j);
         let places = self.index(at);
-        let xq = self.upper.normed(residual.clone()).select(0, places.clone());
+        let xq = all.clone().select(0, self.index(batch.queries.iter().map(|(i, j)| rows.tail(*i) + j)));
         let words = Words::new(&batch, &self.config.adapter);
         let memory = self.memory(&words);
-        let a = self.recalled(&memory, stage, &batch, &words, x.clone(), &gates, &xq);
+        let a = self.recalled(&memory, (stage, exact), &batch, &words, &rows, all, &gates, &xq);
         let write = self.write_labels(&gates, &batch) * t.write_labels;
         if stage == 0 {
             let classes: Vec<usize> = batch.answers.iter().map(|q| self.class[batch.target(*q) as usize]).collect();
@@ -83,21 +89,22 @@ impl Stages<'_> {
         Memory::new(&self.config.adapter, &self.leaves, self.body, raw, white)
     }
 
-    /// What every query reads, `[n, H·V]`. `x` are the inputs of all remembered tokens, `gates` their write gates'
-    /// logits, `xq` the queries' inputs.
+    /// What every query reads, `[n, H·V]`. `x` are the inputs of all tokens, `gates` their write gates' logits, in the order
+    /// of `rows`; `xq` the queries' inputs.
     fn recalled(
         &self,
         memory: &Memory,
-        stage: usize,
+        (stage, exact): (usize, bool),
         batch: &Batch,
         words: &Words,
+        rows: &Rows,
         x: Tensor<2>,
         gates: &Tensor<2>,
         xq: &Tensor<2>,
     ) -> Tensor<2> {
         let c = memory.c;
-        let own = self.index(batch.keys.iter().map(|(i, j)| batch.first[*i] + j));
-        let previous = self.index(batch.keys.iter().map(|(i, j)| batch.first[*i] + j - 1));
+        let own = self.index(batch.keys.iter().map(|(i, j)| rows.of(*i, *j)));
+        let previous = self.index(batch.keys.iter().map(|(i, j)| rows.of(*i, j - 1)));
         let keys = (memory.places("key", x.clone().select(0, previous)), memory.pool(&words.keys, c.before + c.after));
         let value = memory.affine("value", x.select(0, own.clone()));
         let strength = match stage {
@@ -105,14 +112,8 @@ impl Stages<'_> {
             _ => Tensor::ones([batch.keys.len(), c.heads], (&self.device, DType::F32)),
         };
         let queries = (memory.places("query", xq.clone()), memory.pool(&words.queries, c.before));
-        let mut documents: Vec<std::ops::Range<usize>> = vec![];
-        for (q, (i, _)) in batch.queries.iter().enumerate() {
-            match documents.last_mut().filter(|d| batch.queries[d.start].0 == *i) {
-                Some(d) => d.end = q + 1,
-                None => documents.push(q..q + 1),
-            }
-        }
-        memory.read(queries, keys, value, strength, &batch.visible, &documents)
+        let alike = exact.then(|| batch.alike());
+        memory.read(queries, keys, value, strength, &batch.visible, alike.as_deref())
     }
 
     /// The base's final hidden states at queries.
@@ -160,22 +161,24 @@ impl Stages<'_> {
         out
     }
 
-    /// Binary cross-entropy of the write gates with the keys' tokens as labels.
+    /// Binary cross-entropy of the write gates with the keys' tokens as labels. Answers have none: to say a key is to tell it.
     fn write_labels(&self, logits: &Tensor<2>, batch: &Batch) -> Tensor<1> {
-        let (mut open, mut shut) = (Vec::new(), Vec::new());
-        for (doc, _) in &batch.docs {
-            for (id, key) in doc.ids.iter().zip(&doc.key) {
-                let number = self.class[*id as usize] < 10;
-                open.push(if *key { KEY_WEIGHT } else { 0.0 });
-                shut.push(if *key {
-                    0.0
-                } else if number {
-                    NUMBER_WEIGHT
-                } else {
-                    1.0
-                });
-            }
-        }
+        let weights = |id: u32, key: bool, answer: bool| match (key, answer) {
+            (true, _) => (KEY_WEIGHT, 0.0),
+            (_, true) => (0.0, 0.0),
+            _ if self.class[id as usize] < 10 => (0.0, NUMBER_WEIGHT),
+            _ => (0.0, 1.0),
+        };
+        let told = batch
+            .docs
+            .iter()
+            .flat_map(|(doc, _)| doc.ids.iter().zip(&doc.key).map(|(id, key)| weights(*id, key.anything(), false)));
+        let tails = batch.docs.iter().flat_map(|(_, tail)| {
+            let own = tail.ids.iter().zip(&tail.key).zip(&tail.answer);
+            // the document's first token stands before each tail
+            std::iter::once((0.0, 0.0)).chain(own.map(|((id, key), a)| weights(*id, key.anything(), a.is_some())))
+        });
+        let (open, shut): (Vec<f32>, Vec<f32>) = told.chain(tails).unzip();
         let column = |x: Vec<f32>| constant::<2>(x, [logits.dims()[0], 1], &self.device);
         (softplus(logits.clone().neg()) * column(open) + softplus(logits.clone()) * column(shut)).mean()
     }
@@ -187,14 +190,50 @@ impl Stages<'_> {
     }
 }
 
+/// Where the tokens of a step stand among those of all: first the remembered ones of every document, then for every
+/// document its first token once more and its tail.
+struct Rows {
+    /// First row of each document, and its tokens.
+    first: Vec<(usize, usize)>,
+    /// First row of the tails, and rows of each.
+    tails: usize,
+    each: usize,
+    all: usize,
+}
+
+impl Rows {
+    fn new(docs: &[(&Document, &Tail)]) -> Self {
+        let mut at = 0;
+        let mut first = Vec::with_capacity(docs.len());
+        for (doc, _) in docs {
+            first.push((at, doc.ids.len()));
+            at += doc.ids.len();
+        }
+        let each = docs.first().map_or(0, |(_, tail)| 1 + tail.ids.len());
+        Rows { first, tails: at, each, all: at + docs.len() * each }
+    }
+
+    /// First token of the tail of document `i`.
+    fn tail(&self, i: usize) -> usize {
+        self.tails + i * self.each + 1
+    }
+
+    /// Token `j` of document `i`, its tail behind it.
+    fn of(&self, i: usize, j: usize) -> usize {
+        let (first, n) = self.first[i];
+        if j < n { first + j } else { self.tail(i) + j - n }
+    }
+}
+
 /// 1 for the remembered tokens with no key near them.
 fn quiet(batch: &Batch) -> Vec<f32> {
     batch.docs.iter().flat_map(|(doc, _)| far(&doc.key)).map(|far| f32::from(u8::from(far))).collect()
 }
 
 /// Which tokens have no key within [`SENTENCE`] tokens.
-fn far(key: &[bool]) -> impl Iterator<Item = bool> {
-    (0..key.len()).map(|j| !key[j.saturating_sub(SENTENCE)..key.len().min(j + SENTENCE + 1)].contains(&true))
+fn far(key: &[Tells]) -> impl Iterator<Item = bool> {
+    let near = |j: usize| j.saturating_sub(SENTENCE)..key.len().min(j + SENTENCE + 1);
+    (0..key.len()).map(move |j| !key[near(j)].iter().any(|k| k.anything()))
 }
 
 fn mean(x: impl Iterator<Item = f64>) -> f64 {
@@ -225,8 +264,8 @@ mod tests {
 
     #[test]
     fn far_is_more_than_a_sentence_away() {
-        let mut key = vec![false; 200];
-        key[100..103].fill(true);
+        let mut key = vec![Tells::default(); 200];
+        key[100..103].fill(Tells::key(0, 0));
         let near: Vec<usize> = far(&key).enumerate().filter(|(_, far)| !far).map(|(j, _)| j).collect();
         assert_eq!(near, (100 - SENTENCE..=102 + SENTENCE).collect::<Vec<_>>());
     }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use infini::error::{Error, Result};
 use infini::folder::Loaded;
 use infini::tasks::filler::{Filler, PROSE_TOKENS, Source};
-use infini::tasks::scenario::{Plan, Scenario};
+use infini::tasks::scenario::{Plan, Scenario, Told};
 use infini::tasks::wording::{self, Split};
 use infini::text::Tokenizer;
 use infini_format::hash::sha256;
@@ -31,11 +31,42 @@ pub const SHARD: usize = 8;
 pub enum Answer {
     /// A key that only the memory holds.
     Told,
-    /// A key that the window still shows.
+    /// A key that the end itself tells: the window shows it, too.
     Near,
     /// A key that nobody told.
     Absent,
 }
+
+/// What a token tells: nothing, or a key and how many times that was told before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tells(u8);
+
+impl Tells {
+    /// Times that a key can be told.
+    const TIMES: u8 = 3;
+    /// Keys of a document that can be told apart.
+    pub const KEYS: usize = (u8::MAX / Tells::TIMES) as usize;
+
+    /// Key `key < KEYS`, told `before` times before.
+    pub fn key(key: usize, before: u8) -> Self {
+        assert!(key < Tells::KEYS && before < Tells::TIMES, "key {key}, told {before} times before");
+        Tells(1 + key as u8 * Tells::TIMES + before)
+    }
+
+    /// Whether it tells anything.
+    pub fn anything(self) -> bool {
+        self.0 > 0
+    }
+
+    /// Whether `later` is the same key told again.
+    pub fn again(self, later: Tells) -> bool {
+        let key = |t: Tells| (t.0 - 1) / Tells::TIMES;
+        self.anything() && later.0 > self.0 && key(self) == key(later)
+    }
+}
+
+/// Most of a disturbed sentence's tokens that are others.
+const DISTURBED: f64 = 0.25;
 
 const ANSWERS: [Option<Answer>; 4] = [None, Some(Answer::Told), Some(Answer::Near), Some(Answer::Absent)];
 
@@ -46,6 +77,8 @@ pub struct Tail {
     pub ids: Vec<u32>,
     /// Which tokens answer, full stops included, `[U]`.
     pub answer: Vec<Option<Answer>>,
+    /// What each of them tells, `[U]`.
+    pub key: Vec<Tells>,
     /// Residual stream that enters the memory's layer, of the document's first token and the tail: `[1 + U, d]`.
     pub residual: Vec<f32>,
     /// Final hidden states of the base over the tail, `[U, d]`: computed when a step needs them.
@@ -57,8 +90,8 @@ pub struct Tail {
 pub struct Document {
     /// The tokens that are remembered, `[E]`.
     pub ids: Vec<u32>,
-    /// Which of them tell a key: its digits, the blank before, what ends them, `[E]`.
-    pub key: Vec<bool>,
+    /// What each of them tells: a key's digits, the blank before, what ends them, `[E]`.
+    pub key: Vec<Tells>,
     /// Whose keys it tells or asks for; empty when the key has no name.
     pub names: Vec<String>,
     /// Whether it is in the paper's words.
@@ -157,81 +190,123 @@ impl<'a> Writer<'a> {
             digits: c.digits,
             few_digits: 0.2,
             key_first: 0.0,
+            changed: c.changed,
         };
         let scenario = Scenario::draw(rng, &plan);
-        let told: Vec<Vec<u32>> = scenario.keys.iter().map(|k| self.tokenizer.encode(&k.text)).collect();
+        let names: Vec<u32> = scenario.names.iter().flat_map(|n| self.tokenizer.encode(&format!(" {n}"))).collect();
+        let tell =
+            |rng: &mut ChaCha8Rng, told: &Told| self.disturbed(rng, self.tokenizer.encode(&told.text), 0, &names);
+        let mut told: Vec<(Vec<u32>, Tells)> =
+            (0..far).map(|i| (tell(rng, &scenario.keys[i]), Tells::key(i, 0))).collect();
+        // what changes is told again, later
+        let order = told_again(rng, far, scenario.changes.iter().map(|c| c.key).filter(|i| *i < far));
+        for change in scenario.changes.iter().filter(|c| c.key < far) {
+            told.push((tell(rng, &change.told), Tells::key(change.key, 1)));
+        }
+        let told: Vec<_> = order.into_iter().map(|i| told[i].clone()).collect();
         let remembered = (segments + 1) * s;
         let mut ids = self.fill(rng, remembered);
-        let mut key = vec![false; remembered];
+        let mut key = vec![Tells::default(); remembered];
         let mut from = 1;
         if rng.random_bool(c.opening) {
             let opening = self.tokenizer.encode(wording::INTRO);
             ids[..opening.len()].copy_from_slice(&opening);
             from = opening.len();
         }
-        self.place(rng, &told[..far], from..segments * s, &mut ids, Some(&mut key))?;
+        self.place(rng, &told, from..segments * s, &mut ids, &mut key)?;
         let mut at = far;
         let mut tails = Vec::with_capacity(c.tails);
         for n in nearby {
-            let near = at..at + n;
+            let mut near: Vec<usize> = (at..at + n).collect();
             at += n;
+            let mut sentences: Vec<(Vec<u32>, Tells)> =
+                near.iter().map(|i| (tell(rng, &scenario.keys[*i]), Tells::key(*i, 0))).collect();
             let absent = absent && (!named || rng.random_bool(0.5));
-            let mut asked: Vec<usize> = (0..far).chain(near.clone()).collect();
+            // a key of the document changes where the window shows it
+            let mut scenario = scenario.clone();
+            if far > 0 && rng.random_bool(c.changed) {
+                let i = rng.random_range(0..far);
+                let change = scenario.change(rng, &plan, i);
+                sentences.push((tell(rng, &change), Tells::key(i, 2)));
+                near.insert(0, i);
+            }
+            let mut asked: Vec<usize> = (0..far).chain(near.iter().copied().filter(|i| *i >= far)).collect();
             asked.shuffle(rng);
             // a key of the window is asked for if there is one
-            asked.sort_by_key(|i| *i != near.start);
+            asked.sort_by_key(|i| Some(i) != near.first());
             if absent {
                 asked.insert(0, keys);
             }
             asked.truncate(rng.random_range(1..=c.questions));
-            tails.push(self.tail(rng, &scenario, &told, far, near, &asked)?);
+            tails.push(self.tail(rng, &scenario, (&near, &sentences), (far, &asked), &names)?);
         }
         Some(Document { ids, key, names: scenario.names, paper: plan.paper, x: Vec::new(), tails })
+    }
+
+    /// Random tokens of the filler in the place of some of a sentence, for the share `noise` of sentences: so many wordings
+    /// that none can be learned by heart. Numbers, `names` and the last `spared` tokens stay.
+    fn disturbed(&self, rng: &mut ChaCha8Rng, mut tokens: Vec<u32>, spared: usize, names: &[u32]) -> Vec<u32> {
+        if !rng.random_bool(self.config.noise) {
+            return tokens;
+        }
+        let number = self.number(&tokens);
+        let most = rng.random_range(0.0..DISTURBED);
+        let n = tokens.len().saturating_sub(spared);
+        for i in (0..n).filter(|i| !number[*i]) {
+            if !names.contains(&tokens[i]) && rng.random_bool(most) {
+                let new = self.fill(rng, 1)[0];
+                if !self.digit[new as usize] {
+                    tokens[i] = new;
+                }
+            }
+        }
+        tokens
     }
 
     /// Puts `sentences` at random places of `within`, marking their numbers in `key`; None if they do not fit.
     fn place(
         &self,
         rng: &mut ChaCha8Rng,
-        sentences: &[Vec<u32>],
+        sentences: &[(Vec<u32>, Tells)],
         within: Range<usize>,
         ids: &mut [u32],
-        mut key: Option<&mut [bool]>,
+        key: &mut [Tells],
     ) -> Option<()> {
-        let room = within.len().checked_sub(sentences.iter().map(Vec::len).sum())?;
+        let room = within.len().checked_sub(sentences.iter().map(|(tokens, _)| tokens.len()).sum())?;
         let mut cuts: Vec<usize> = sentences.iter().map(|_| rng.random_range(0..=room)).collect();
         cuts.sort_unstable();
         let mut from = within.start;
-        for (tokens, cut) in sentences.iter().zip(cuts) {
+        for ((tokens, tells), cut) in sentences.iter().zip(cuts) {
             let at = from + cut;
             ids[at..at + tokens.len()].copy_from_slice(tokens);
-            if let Some(key) = &mut key {
-                key[at..at + tokens.len()].copy_from_slice(&self.number(tokens));
+            for (key, number) in key[at..].iter_mut().zip(self.number(tokens)) {
+                *key = if number { *tells } else { Tells::default() };
             }
             from += tokens.len();
         }
         Some(())
     }
 
-    /// A tail that asks for the keys `asked`, as many as fit, after it told the keys `near`.
+    /// A tail that asks for the keys `asked`, as many as fit, after it told the keys `near` in `sentences`.
     fn tail(
         &self,
         rng: &mut ChaCha8Rng,
         scenario: &Scenario,
-        told: &[Vec<u32>],
-        far: usize,
-        near: Range<usize>,
-        asked: &[usize],
+        (near, sentences): (&[usize], &[(Vec<u32>, Tells)]),
+        (far, asked): (usize, &[usize]),
+        names: &[u32],
     ) -> Option<Tail> {
         let total = self.config.tail;
         let mut ids = self.fill(rng, total);
-        let mut answer = vec![None; total];
-        let room = told[near.clone()].iter().map(Vec::len).sum();
+        let (mut answer, mut key) = (vec![None; total], vec![Tells::default(); total]);
+        let room = sentences.iter().map(|(tokens, _)| tokens.len()).sum();
         // questions from the end on
         let mut end = total - rng.random_range(0..9);
         for i in asked {
             let q = scenario.ask(rng, Split::Trained, *i);
-            let (question, reply) = (self.tokenizer.encode(&q.text), self.tokenizer.encode(&q.answer()));
+            // the last words of a question have to fit the answer
+            let question = self.disturbed(rng, self.tokenizer.encode(&q.text), 2, names);
+            let reply = self.tokenizer.encode(&q.answer());
             let Some(begin) = end.checked_sub(question.len() + reply.len()).filter(|b| *b > room) else { break };
             ids[begin..begin + question.len()].copy_from_slice(&question);
             ids[begin + question.len()..end].copy_from_slice(&reply);
@@ -243,9 +318,32 @@ impl<'a> Writer<'a> {
             answer[end - reply.len()..end].fill(Some(kind));
             end = begin.saturating_sub(rng.random_range(0..6)).max(room);
         }
-        self.place(rng, &told[near], 0..end, &mut ids, None)?;
-        answer.iter().any(Option::is_some).then_some(Tail { ids, answer, residual: Vec::new(), hidden: Vec::new() })
+        self.place(rng, sentences, 0..end, &mut ids, &mut key)?;
+        answer.iter().any(Option::is_some).then_some(Tail {
+            ids,
+            answer,
+            key,
+            residual: Vec::new(),
+            hidden: Vec::new(),
+        })
     }
+}
+
+/// An order in which sentence `i < n` tells key `i` and the sentences from `n` on tell the keys `again` once more, later.
+fn told_again(rng: &mut ChaCha8Rng, n: usize, again: impl Iterator<Item = usize>) -> Vec<usize> {
+    let again: Vec<usize> = again.collect();
+    let mut order: Vec<usize> = (0..n + again.len()).collect();
+    if !again.is_empty() {
+        order.shuffle(rng);
+    }
+    for (k, i) in again.into_iter().enumerate() {
+        let at = |x: usize| order.iter().position(|o| *o == x).expect("every sentence has its place");
+        let (first, second) = (at(i), at(n + k));
+        if first > second {
+            order.swap(first, second);
+        }
+    }
+    order
 }
 
 /// What identifies a pool: nothing else changes its documents or what is cached of them.
@@ -335,7 +433,7 @@ fn write(path: &Path, documents: &[Document], identity: &str) -> Result<()> {
     for (i, doc) in documents.iter().enumerate() {
         let (rows, d) = (doc.key.len(), doc.x.len() / doc.key.len());
         tensors.push((format!("{i}.ids"), tokens(&doc.ids)));
-        tensors.push((format!("{i}.key"), bytes(doc.key.iter().map(|x| u8::from(*x)).collect())));
+        tensors.push((format!("{i}.key"), bytes(doc.key.iter().map(|x| x.0).collect())));
         tensors.push((format!("{i}.names"), bytes(doc.names.join("\n").into_bytes())));
         tensors.push((format!("{i}.paper"), bytes(vec![u8::from(doc.paper)])));
         tensors.push((format!("{i}.x"), Tensor::bf16(&[rows, d], &doc.x)));
@@ -343,6 +441,7 @@ fn write(path: &Path, documents: &[Document], identity: &str) -> Result<()> {
             let code = |a: &Option<Answer>| ANSWERS.iter().position(|x| x == a).map_or(0, |i| i as u8);
             tensors.push((format!("{i}.{t}.ids"), tokens(&tail.ids)));
             tensors.push((format!("{i}.{t}.answer"), bytes(tail.answer.iter().map(code).collect())));
+            tensors.push((format!("{i}.{t}.key"), bytes(tail.key.iter().map(|x| x.0).collect())));
             tensors.push((format!("{i}.{t}.residual"), Tensor::f32(&[tail.ids.len() + 1, d], &tail.residual)));
         }
     }
@@ -375,22 +474,23 @@ pub fn read(config: &AdaptConfig, base: &Loaded, dir: &Path) -> Result<Vec<Docum
                 Ok(ids.into_iter().map(|x| x as u32).collect())
             };
             let floats = |name: String| get(name)?.to_f32().map_err(|e| bad(e.to_string()));
-            let flags = |name: String| -> Result<Vec<bool>> { Ok(bytes(name)?.into_iter().map(|x| x != 0).collect()) };
+            let tells = |name: String| -> Result<Vec<Tells>> { Ok(bytes(name)?.into_iter().map(Tells).collect()) };
             let names = String::from_utf8(bytes(format!("{i}.names"))?).map_err(|e| bad(e.to_string()))?;
             let tail = |t: usize| -> Result<Tail> {
                 let code = |c: u8| ANSWERS.get(c as usize).copied().ok_or_else(|| bad(format!("answer {c}")));
                 Ok(Tail {
                     ids: tokens(format!("{i}.{t}.ids"))?,
                     answer: bytes(format!("{i}.{t}.answer"))?.into_iter().map(code).collect::<Result<_>>()?,
+                    key: tells(format!("{i}.{t}.key"))?,
                     residual: floats(format!("{i}.{t}.residual"))?,
                     hidden: Vec::new(),
                 })
             };
             out.push(Document {
                 ids: tokens(format!("{i}.ids"))?,
-                key: flags(format!("{i}.key"))?,
+                key: tells(format!("{i}.key"))?,
                 names: names.lines().map(str::to_string).collect(),
-                paper: flags(format!("{i}.paper"))? == [true],
+                paper: bytes(format!("{i}.paper"))? == [1],
                 x: floats(format!("{i}.x"))?,
                 tails: (0..config.data.tails).map(tail).collect::<Result<_>>()?,
             });

@@ -9,6 +9,7 @@ use burn::tensor::Device;
 use infini::config::ModelConfig;
 use infini::eval::Count;
 use infini::folder::Loaded;
+use infini::tasks::wording::answer;
 use infini_format::checkpoint;
 use infini_format::io::{PUBLIC, RealIo, atomic_write};
 use infini_format::tensors::Dtype;
@@ -119,9 +120,11 @@ pub fn adapt(
     let resolved = toml::to_string(config).expect("a configuration is plain data");
     atomic_write(&RealIo, &out.join("config.toml"), PUBLIC, resolved.as_bytes()).map_err(Error::file)?;
     let documents = pool::read(config, &base, &dir)?;
-    // digits, a lone blank, what else begins or ends a number
+    // digits, a lone blank, a number nobody told, what else begins or ends a number
+    let unknown = base.tokenizer.encode(&answer(None)).first().copied();
     let class = |id: u32| match base.tokenizer.decode(&[id]).as_str() {
         " " => 10,
+        _ if Some(id) == unknown => 12,
         text => text.parse::<usize>().ok().filter(|d| *d < 10 && text.len() == 1).unwrap_or(11),
     };
     let vocabulary = base.model.config().vocab_size;

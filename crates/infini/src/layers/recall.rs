@@ -1,8 +1,8 @@
 //! The memory of an adapter as it streams: (29)–(32) of `docs/math.md`.
 //!
-//! A token waits in the window with its place, value and gate until the window leaves it behind; by then the words
-//! that follow it are known too, and it is written with an address of both sides. Sums over a head's cells are plain
-//! products: writes are rare, reads are one product per segment.
+//! A token waits with its place, value and gate until the words that follow it are known; then it is written with an
+//! address of both sides, and every later token may read it. Writes are rare: the tokens between two of them read one and
+//! the same memory, in one product.
 
 use infini_kernels::linear;
 use infini_kernels::math::{dot, sigmoid};
@@ -61,20 +61,20 @@ pub(crate) struct Recall {
     output: Vec<f32>,
 }
 
-/// What the memory keeps, each buffer leading with the batch row.
+/// What the memory keeps, each buffer leading with the batch row; W tokens wait ([`AdapterConfig::delay`]).
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RecallState {
     /// `[B, H, F, V]`.
     pub m: Vec<f32>,
     /// `[B, H, F]`.
     pub z: Vec<f32>,
-    /// Places, values and gates of the window's tokens: `[B, 2S, H·P]`, `[B, 2S, H·V]`, `[B, 2S, H]`.
+    /// Places, values and gates of the tokens that wait: `[B, W, H·P]`, `[B, W, H·V]`, `[B, W, H]`.
     pub place: Vec<f32>,
     pub value: Vec<f32>,
     pub gate: Vec<f32>,
     /// The place that the last token gives the next one, `[B, H·P]`.
     pub next: Vec<f32>,
-    /// Tokens of the window and `before` ones in front of it, `[B, before + 2S]`: id + 1, 0 for none. Exact, as
+    /// Tokens that wait and `before` ones in front of them, `[B, before + W]`: id + 1, 0 for none. Exact, as
     /// vocabularies stay below 2²⁴.
     pub ids: Vec<f32>,
 }
@@ -82,16 +82,16 @@ pub(crate) struct RecallState {
 impl RecallState {
     /// Of `batch` rows that have read nothing.
     pub fn new(c: &AdapterConfig, batch: usize) -> Self {
-        let (s, h, f) = (2 * c.segment_len, c.heads, c.cells());
+        let (w, h, f) = (c.delay(), c.heads, c.cells());
         let zeros = |n: usize| vec![0.0; batch * n];
         RecallState {
             m: zeros(h * f * c.value_width),
             z: zeros(h * f),
-            place: zeros(s * h * c.place_width),
-            value: zeros(s * h * c.value_width),
-            gate: zeros(s * h),
+            place: zeros(w * h * c.place_width),
+            value: zeros(w * h * c.value_width),
+            gate: zeros(w * h),
             next: zeros(h * c.place_width),
-            ids: zeros(c.before + s),
+            ids: zeros(c.before + w),
         }
     }
 
@@ -113,6 +113,27 @@ impl RecallState {
             let len = buffer.len() / batch;
             buffer[row * len..(row + 1) * len].fill(0.0);
         }
+    }
+}
+
+/// The tokens of a row that wait and the new ones behind them: `W + n`.
+struct Stretch {
+    /// `[W + n, H·P]`.
+    place: Vec<f32>,
+    /// `[W + n, H·V]`.
+    value: Vec<f32>,
+    /// `[W + n, H]`.
+    gate: Vec<f32>,
+    /// With `before` more in front, `[before + W + n]`: id + 1, 0 for none.
+    ids: Vec<f32>,
+    /// Of these, when they are needed.
+    words: Option<Words>,
+}
+
+impl Stretch {
+    /// Whether token `i` is written by some head.
+    fn opens(&self, i: usize, heads: usize) -> bool {
+        self.gate[i * heads..(i + 1) * heads].iter().any(|g| *g > 0.0)
     }
 }
 
@@ -160,7 +181,7 @@ impl Recall {
         skim: bool,
     ) {
         let (b, t, s) = (p.batch, p.tokens, self.config.segment_len);
-        let width = self.config.heads * self.config.value_width;
+        let (d, width) = (p.config.hidden_size, self.config.heads * self.config.value_width);
         let (key, value, gate) = (self.key.forward(h), self.value.forward(h), self.write.forward(h));
         let gate: Vec<f32> = gate.iter().map(|g| f32::from(u8::from(*g > 0.0))).collect();
         let mut y = vec![0.0; b * t * width];
@@ -170,59 +191,73 @@ impl Recall {
             let position = p.position + done as u64;
             let n = (t - done).min(s - (position % s as u64) as usize);
             let start = window_start(p.config, LayerKind::Local, position);
-            let at = (position - start) as usize;
-            for row in 0..b {
-                let from = row * t + done;
-                self.append(state, (row, b), at, n, &ids[from..], [&key, &value, &gate], from);
-                if !skim && p.reads != Reads::Nothing && p.doc_start[row] < start {
+            let reads = |row: usize| !skim && p.reads != Reads::Nothing && p.doc_start[row] < start;
+            let rows: Vec<Stretch> = (0..b)
+                .map(|row| {
+                    let from = row * t + done;
+                    writes.count(&gate[from * self.config.heads..][..n * self.config.heads]);
+                    let mut new = self.append(state, (row, b), n, &ids[from..], [&key, &value, &gate], from);
+                    let written = (0..n).any(|i| new.opens(i, self.config.heads));
+                    new.words = (written || reads(row)).then(|| self.words(p.config, embed, &new.ids));
+                    new
+                })
+                .collect();
+            // between two writes all tokens read the same
+            let due = (0..n).filter(|i| rows.iter().any(|r| r.opens(*i, self.config.heads)));
+            let mut from = 0;
+            for to in due.chain([n]) {
+                for row in (0..b).filter(|row| to > from && reads(*row)) {
                     any = true;
-                    let h = &h[from * p.config.hidden_size..][..n * p.config.hidden_size];
                     let whose = if p.reads == Reads::Swapped { (row + 1) % b } else { row };
-                    self.read(p.config, embed, state, (row, whose, b), at, h, &mut y[from * width..][..n * width]);
+                    let at = row * t + done + from;
+                    let (h, y) = (&h[at * d..][..(to - from) * d], &mut y[at * width..][..(to - from) * width]);
+                    self.read(state, whose, &rows[row], from, h, y);
                 }
-            }
-            for row in 0..b {
-                writes.count(&gate[(row * t + done) * self.config.heads..][..n * self.config.heads]);
-            }
-            if (position + n as u64).is_multiple_of(s as u64) && at + n == 2 * s {
-                for row in 0..b {
-                    self.write_segment(p.config, embed, state, (row, b));
+                for row in (0..b).filter(|row| to < n && rows[*row].opens(to, self.config.heads)) {
+                    self.write(state, row, &rows[row], to);
                 }
+                from = to;
             }
             done += n;
         }
         if any {
-            linear::forward(&y, &self.output, x, [b * t, width, p.config.hidden_size], true);
+            linear::forward(&y, &self.output, x, [b * t, width, d], true);
         }
     }
 
-    /// Puts `n` tokens at index `at` of the window of `row`.
+    /// The tokens of `row` that wait with `n` new ones behind them; the last ones wait from now on.
     fn append(
         &self,
         state: &mut RecallState,
         (row, b): (usize, usize),
-        at: usize,
         n: usize,
         ids: &[u32],
         [key, value, gate]: [&Vec<f32>; 3],
         from: usize,
-    ) {
+    ) -> Stretch {
         let c = &self.config;
-        let put = |buffer: &mut Vec<f32>, new: &[f32], width: usize| {
-            let row = &mut buffer[row * 2 * c.segment_len * width..][..2 * c.segment_len * width];
-            row[at * width..(at + n) * width].copy_from_slice(&new[from * width..][..n * width]);
+        // what waits, and what is new, of which as much waits next
+        let join = |old: &mut Vec<f32>, new: &[f32]| -> Vec<f32> {
+            let len = old.len() / b;
+            let old = &mut old[row * len..(row + 1) * len];
+            let all = [old, new].concat();
+            old.copy_from_slice(&all[all.len() - len..]);
+            all
         };
-        put(&mut state.value, value, c.heads * c.value_width);
-        put(&mut state.gate, gate, c.heads);
+        let new = |x: &'_ [f32], width: usize| x[from * width..(from + n) * width].to_vec();
         // a token's place comes from the token before it
         let width = c.heads * c.place_width;
-        let place = &mut state.place[(row * 2 * c.segment_len + at) * width..][..n * width];
-        place[..width].copy_from_slice(&state.next[row * width..][..width]);
-        place[width..].copy_from_slice(&key[from * width..][..(n - 1) * width]);
-        state.next[row * width..][..width].copy_from_slice(&key[(from + n - 1) * width..][..width]);
-        let len = state.ids.len() / b;
-        for (slot, id) in state.ids[row * len + c.before + at..].iter_mut().zip(&ids[..n]) {
-            *slot = (*id + 1) as f32;
+        let key = new(key, width);
+        let next = &mut state.next[row * width..][..width];
+        let place = [&*next, &key[..(n - 1) * width]].concat();
+        next.copy_from_slice(&key[(n - 1) * width..]);
+        let ids: Vec<f32> = ids[..n].iter().map(|id| (id + 1) as f32).collect();
+        Stretch {
+            place: join(&mut state.place, &place),
+            value: join(&mut state.value, &new(value, c.heads * c.value_width)),
+            gate: join(&mut state.gate, &new(gate, c.heads)),
+            ids: join(&mut state.ids, &ids),
+            words: None,
         }
     }
 
@@ -270,28 +305,19 @@ impl Recall {
         }
     }
 
-    /// (32): gated reads of the tokens at `at..` of the window of `row` from the memory of row `whose` into `y [n, H·V]`.
-    fn read(
-        &self,
-        config: &ModelConfig,
-        embed: &Matrix,
-        state: &RecallState,
-        (row, whose, b): (usize, usize, usize),
-        at: usize,
-        h: &[f32],
-        y: &mut [f32],
-    ) {
+    /// (32): gated reads of the new tokens `from..` of `row` from the memory of row `whose` into `y [n, H·V]`; `h` are
+    /// their inputs.
+    fn read(&self, state: &RecallState, whose: usize, row: &Stretch, from: usize, h: &[f32], y: &mut [f32]) {
         let c = &self.config;
-        let (heads, f, v, pw, u) = (c.heads, c.cells(), c.value_width, c.place_width, c.word_width);
+        let (heads, f, v, pw) = (c.heads, c.cells(), c.value_width, c.place_width);
         let n = y.len() / (heads * v);
-        let len = state.ids.len() / b;
-        // the pool of a query ends with its own token
-        let words = self.words(config, embed, &state.ids[row * len + at + 1..][..c.before - 1 + n]);
+        let words = row.words.as_ref().expect("rows that read have words");
         let (place, gate) = (self.query.forward(h), self.read.forward(h));
-        let (mut phi, mut a, mut pool) = (vec![0.0; n * f], vec![0.0; n * v], vec![0.0; u]);
+        let (mut phi, mut a, mut pool) = (vec![0.0; n * f], vec![0.0; n * v], vec![0.0; c.word_width]);
         for head in 0..heads {
             for (i, phi) in phi.chunks_exact_mut(f).enumerate() {
-                self.pool(&words, head, i, c.before, &mut pool);
+                // the pool of a query ends with its own token
+                self.pool(words, head, c.delay() + from + i + 1, c.before, &mut pool);
                 self.address(head, &place[(i * heads + head) * pw..][..pw], &pool, phi);
             }
             let m = &state.m[(whose * heads + head) * f * v..][..f * v];
@@ -306,40 +332,28 @@ impl Recall {
         }
     }
 
-    /// Writes the first segment of the full window of `row` and drops it.
-    fn write_segment(&self, config: &ModelConfig, embed: &Matrix, state: &mut RecallState, (row, b): (usize, usize)) {
+    /// (32): writes token `i` of `row`, those that wait counted first.
+    fn write(&self, state: &mut RecallState, at: usize, row: &Stretch, i: usize) {
         let c = &self.config;
-        let (s, heads, f, v, pw) = (c.segment_len, c.heads, c.cells(), c.value_width, c.place_width);
-        let len = state.ids.len() / b;
-        let gates = row * 2 * s * heads;
-        if state.gate[gates..gates + s * heads].iter().any(|g| *g > 0.0) {
-            let words = self.words(config, embed, &state.ids[row * len..][..c.before + s + c.after]);
-            let (mut pool, mut phi) = (vec![0.0; c.word_width], vec![0.0; f]);
-            for i in 0..s {
-                for head in (0..heads).filter(|head| state.gate[gates + i * heads + head] > 0.0) {
-                    let at = (row * 2 * s + i) * heads + head;
-                    self.pool(&words, head, i, c.before + c.after, &mut pool);
-                    self.address(head, &state.place[at * pw..][..pw], &pool, &mut phi);
-                    let z = &mut state.z[(row * heads + head) * f..][..f];
-                    let m = &mut state.m[(row * heads + head) * f * v..][..f * v];
-                    if c.overwrite {
-                        for ((phi, z), m) in phi.iter().zip(z.iter_mut()).zip(m.chunks_exact_mut(v)) {
-                            *z *= 1.0 - phi;
-                            m.iter_mut().for_each(|m| *m *= 1.0 - phi);
-                        }
-                    }
-                    axpy(1.0, &phi, z);
-                    for (phi, m) in phi.iter().zip(m.chunks_exact_mut(v)) {
-                        axpy(*phi, &state.value[at * v..][..v], m);
-                    }
+        let (heads, f, v, pw) = (c.heads, c.cells(), c.value_width, c.place_width);
+        let words = row.words.as_ref().expect("rows that write have words");
+        let (mut pool, mut phi) = (vec![0.0; c.word_width], vec![0.0; f]);
+        for head in (0..heads).filter(|head| row.gate[i * heads + head] > 0.0) {
+            self.pool(words, head, i, c.before + c.after, &mut pool);
+            self.address(head, &row.place[(i * heads + head) * pw..][..pw], &pool, &mut phi);
+            let z = &mut state.z[(at * heads + head) * f..][..f];
+            let m = &mut state.m[(at * heads + head) * f * v..][..f * v];
+            if c.overwrite {
+                for ((phi, z), m) in phi.iter().zip(z.iter_mut()).zip(m.chunks_exact_mut(v)) {
+                    *z *= 1.0 - phi;
+                    m.iter_mut().for_each(|m| *m *= 1.0 - phi);
                 }
             }
+            axpy(1.0, &phi, z);
+            for (phi, m) in phi.iter().zip(m.chunks_exact_mut(v)) {
+                axpy(*phi, &row.value[(i * heads + head) * v..][..v], m);
+            }
         }
-        for (buffer, width) in [(&mut state.place, heads * pw), (&mut state.value, heads * v), (&mut state.gate, heads)]
-        {
-            buffer[row * 2 * s * width..][..2 * s * width].copy_within(s * width.., 0);
-        }
-        state.ids[row * len..][..len].copy_within(s.., 0);
     }
 }
 

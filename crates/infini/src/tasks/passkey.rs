@@ -213,6 +213,7 @@ impl Passkey {
             digits: c.digits,
             few_digits: c.few_digits,
             key_first: c.key_first,
+            changed: 0.0,
         }
     }
 

@@ -26,6 +26,8 @@ pub struct Plan {
     pub few_digits: f64,
     /// Probability that a key of varied wording is told number first; see [`Told::key_first`].
     pub key_first: f64,
+    /// Probability that a key is told once more with another number, see [`Change`]. With 0 nothing is drawn for it.
+    pub changed: f64,
 }
 
 /// A key sentence.
@@ -35,6 +37,17 @@ pub struct Told {
     pub text: String,
     /// It lacks its beginning: any words may come before it.
     pub key_first: bool,
+}
+
+/// A key that is told once more, later, with another number: what is asked for is that one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Which key.
+    pub key: usize,
+    /// The number that no longer holds.
+    pub old: String,
+    /// The sentence with the new one.
+    pub told: Told,
 }
 
 /// A question and its answer.
@@ -60,9 +73,11 @@ pub struct Scenario {
     pub keys: Vec<Told>,
     /// Questions in any order of the keys.
     pub questions: Vec<Question>,
+    /// Keys that change, in their order; these sentences belong after those of `keys`.
+    pub changes: Vec<Change>,
     /// Whose the keys are, in their order, and one more, whose key was not told; empty without owners.
     pub names: Vec<String>,
-    /// The numbers of the keys.
+    /// The numbers of the keys, the last ones of those that change.
     digits: Vec<String>,
     /// What the keys are called, and what the one not told is; empty in the paper's words.
     nouns: Vec<String>,
@@ -74,33 +89,67 @@ impl Scenario {
         let digits: Vec<String> = (0..plan.keys).map(|_| digits(rng, plan.digits, plan.few_digits)).collect();
         // One name more, for the key that nobody told.
         let names = if plan.named { wording::names(rng, plan.split, plan.keys + 1) } else { Vec::new() };
-        let mut told = Scenario { keys: Vec::new(), questions: Vec::new(), names, digits, nouns: Vec::new() };
-        if plan.paper {
-            told.keys = (told.digits.iter().enumerate())
-                .map(|(i, d)| Told {
-                    text: wording::KEY.replace("pass key", &told.in_the_papers_words(i)).replace("{k}", d),
-                    key_first: false,
-                })
-                .collect();
-        } else {
+        let (keys, questions, changes, nouns) = Default::default();
+        let mut told = Scenario { keys, questions, changes, names, digits, nouns };
+        if !plan.paper {
             told.nouns = (0..=plan.keys).map(|_| wording::noun(rng, plan.split)).collect();
             if rng.random_bool(0.5) {
                 let one = told.nouns[0].clone();
                 told.nouns.fill(one);
             }
-            let keys = (0..plan.keys).map(|i| {
-                let key_first = rng.random_bool(plan.key_first);
-                let (noun, owner, digits) = (&told.nouns[i], told.owner(i), &told.digits[i]);
-                let text = match key_first {
-                    true => wording::key_first(rng, noun, owner, digits),
-                    false => wording::key(rng, plan.split, noun, owner, digits),
-                };
-                Told { text, key_first }
-            });
-            told.keys = keys.collect();
+        }
+        told.keys = (0..plan.keys).map(|i| told.tell(rng, plan, i, &told.digits[i])).collect();
+        for key in (0..plan.keys).filter(|_| plan.changed > 0.0) {
+            if rng.random_bool(plan.changed) {
+                told.change(rng, plan, key);
+            }
         }
         told.questions = asked(rng, plan).into_iter().map(|i| told.ask(rng, plan.split, i)).collect();
         told
+    }
+
+    /// Words the sentence by which key `i` has the number `digits`.
+    fn tell(&self, rng: &mut ChaCha8Rng, plan: &Plan, i: usize, digits: &str) -> Told {
+        if plan.paper {
+            let text = wording::KEY.replace("pass key", &self.in_the_papers_words(i)).replace("{k}", digits);
+            return Told { text, key_first: false };
+        }
+        let key_first = rng.random_bool(plan.key_first);
+        let (noun, owner) = (&self.nouns[i], self.owner(i));
+        let text = match key_first {
+            true => wording::key_first(rng, noun, owner, digits),
+            false => wording::key(rng, plan.split, noun, owner, digits),
+        };
+        Told { text, key_first }
+    }
+
+    /// Gives key `key` another number and words the sentence that says so: half of the varied ones say that it changed, the
+    /// others only tell it.
+    ///
+    /// # Panics
+    /// If there is no such key.
+    pub fn change(&mut self, rng: &mut ChaCha8Rng, plan: &Plan, key: usize) -> Told {
+        let old = self.digits[key].clone();
+        let new = loop {
+            let new = digits(rng, plan.digits, plan.few_digits);
+            if new != old {
+                break new;
+            }
+        };
+        let told = if !plan.paper && rng.random_bool(0.5) {
+            let text = wording::change(rng, plan.split, &self.nouns[key], self.owner(key), &new);
+            Told { text, key_first: false }
+        } else {
+            self.tell(rng, plan, key, &new)
+        };
+        self.digits[key] = new;
+        self.changes.push(Change { key, old, told: told.clone() });
+        told
+    }
+
+    /// The number that key `i` had before it changed; None if it does not.
+    pub fn old(&self, i: usize) -> Option<&str> {
+        self.changes.iter().find(|c| c.key == i).map(|c| c.old.as_str())
     }
 
     /// Words a question for key `i`, another one each time; the number of the keys is the one not told.
@@ -176,6 +225,7 @@ mod tests {
             digits: [4, 7],
             few_digits: 0.3,
             key_first: 0.0,
+            changed: 0.0,
         };
         for _ in 0..200 {
             let s = Scenario::draw(&mut rng, &plan);
@@ -207,6 +257,7 @@ mod tests {
             digits: [5, 5],
             few_digits: 0.0,
             key_first: 0.0,
+            changed: 0.0,
         };
         let s = Scenario::draw(&mut rng, &plan);
         assert_eq!((s.keys.len(), s.questions.len()), (3, 2));
@@ -217,6 +268,68 @@ mod tests {
             let key = format!(" The pass key of {of} is {digits}. Remember it. {digits} is the pass key of {of}.");
             assert!(s.keys.iter().any(|k| k.text == key), "{key}");
         }
+    }
+
+    fn plan() -> Plan {
+        Plan {
+            split: Split::Trained,
+            paper: false,
+            keys: 3,
+            named: true,
+            questions: 3,
+            absent: false,
+            digits: [4, 7],
+            few_digits: 0.3,
+            key_first: 0.2,
+            changed: 0.0,
+        }
+    }
+
+    #[test]
+    fn the_last_number_is_asked_for() {
+        let mut rng = ChaCha8Rng::seed_from_u64(5);
+        let (mut changed, mut said) = (0, 0);
+        for i in 0..300 {
+            let split = if i % 2 == 0 { Split::Trained } else { Split::HeldOut };
+            let p = Plan { split, paper: i % 3 == 0, digits: [1, 7], changed: 0.5, ..plan() };
+            let s = Scenario::draw(&mut rng, &p);
+            changed += s.changes.len();
+            assert!(s.changes.is_sorted_by(|a, b| a.key < b.key));
+            for c in &s.changes {
+                let (first, new) = (&s.keys[c.key].text, &s.digits[c.key]);
+                assert_eq!(s.old(c.key), Some(c.old.as_str()));
+                assert_ne!(&c.old, new);
+                assert!(first.contains(&c.old) && c.told.text.contains(new), "{first} {}", c.told.text);
+                let name = s.names[c.key].to_lowercase();
+                assert!(c.told.text.to_lowercase().contains(&name), "{name}: {}", c.told.text);
+                if p.paper {
+                    assert_eq!(c.told.text, first.replace(&c.old, new));
+                } else {
+                    assert!(c.told.text.contains(&s.nouns[c.key]), "{}", c.told.text);
+                    said += c.told.text.contains("changed") as usize;
+                }
+            }
+            for key in 0..3 {
+                let digits = &s.digits[key];
+                assert_eq!(s.old(key).is_some(), s.changes.iter().any(|c| c.key == key));
+                assert!(s.questions.iter().any(|q| q.digits.as_ref() == Some(digits)));
+            }
+        }
+        assert!((380..520).contains(&changed), "{changed}");
+        assert!(said > 20, "{said}");
+        let all = Scenario::draw(&mut rng, &Plan { changed: 1.0, ..plan() });
+        assert_eq!(all.changes.len(), 3);
+    }
+
+    #[test]
+    fn without_changes_nothing_more_is_drawn() {
+        // What the generator gave before keys could change.
+        let mut rng = ChaCha8Rng::seed_from_u64(6);
+        for i in 0..40 {
+            let s = Scenario::draw(&mut rng, &Plan { paper: i % 4 == 0, absent: i % 3 == 0, ..plan() });
+            assert!(s.changes.is_empty() && s.old(0).is_none());
+        }
+        assert_eq!(rng.random::<u64>(), 2092406075661881882);
     }
 
     #[test]

@@ -134,6 +134,25 @@ pub const OWNED_KEYS: (&[&str], &[&str]) = (
     &["To enter {x}, type the {n} {k}.", "{x} answers to the {n} {k} and nothing else."],
 );
 
+/// Sentences by which a key that was told before has another number: (trained, held out).
+pub const CHANGES: (&[&str], &[&str]) = (
+    &[
+        "The {n}{o} has been changed to {k}.",
+        "The {n}{o} is now {k}.",
+        "I have changed the {n}{o} to {k}.",
+        "From now on the {n}{o} is {k}.",
+        "{k} is the new number: the {n}{o} was changed.",
+        "They changed the {n}{o}; now it is {k}.",
+        "The {n}{o} is no longer the same: it is {k}.",
+        "{k} will serve as the {n}{o} from now on.",
+    ],
+    &[
+        "Forget what the {n}{o} used to be, for {k} has replaced it.",
+        "As of this morning {k} must be used as the {n}{o}.",
+        "Somebody altered the {n}{o}, which reads {k} at present.",
+    ],
+);
+
 /// Questions; the answer comes next: (trained, held out).
 pub const QUESTIONS: (&[&str], &[&str]) = (
     &[
@@ -463,6 +482,12 @@ pub fn key_first(rng: &mut ChaCha8Rng, noun: &str, owner: Option<&str>, digits: 
     fill(rng, &format!("{{k}}{rest}"), noun, owner, digits)
 }
 
+/// A sentence that gives a key another number, with a blank before it.
+pub fn change(rng: &mut ChaCha8Rng, split: Split, noun: &str, owner: Option<&str>, digits: &str) -> String {
+    let wording = one_of(rng, split.of(CHANGES));
+    fill(rng, wording, noun, owner, digits)
+}
+
 /// A question with a blank before it.
 pub fn question(rng: &mut ChaCha8Rng, split: Split, noun: &str, owner: Option<&str>) -> String {
     let mut text = if split == Split::Trained && rng.random_bool(0.35) {
@@ -528,12 +553,13 @@ mod tests {
     #[test]
     fn there_are_many_wordings_and_no_held_out_one_is_a_trained_one() {
         assert!(KEYS.0.len() >= 30 && QUESTIONS.0.len() >= 20);
-        for (trained, held_out) in [NOUNS, KEYS, OWNED_KEYS, QUESTIONS] {
+        for (trained, held_out) in [NOUNS, KEYS, OWNED_KEYS, CHANGES, QUESTIONS] {
             assert!(!held_out.is_empty());
             let all: HashSet<&str> = trained.iter().chain(held_out).copied().collect();
             assert_eq!(all.len(), trained.len() + held_out.len());
         }
-        for k in KEYS.0.iter().chain(KEYS.1).chain(OWNED_KEYS.0).chain(OWNED_KEYS.1) {
+        let keys = KEYS.0.iter().chain(KEYS.1).chain(OWNED_KEYS.0).chain(OWNED_KEYS.1);
+        for k in keys.chain(CHANGES.0).chain(CHANGES.1) {
             assert!(k.contains("{k}") && k.contains("{n}"), "{k}");
         }
         for q in QUESTIONS.0.iter().chain(QUESTIONS.1) {

@@ -46,6 +46,7 @@ impl Input {
             digits: o.digits,
             few_digits: 0.0,
             key_first: 0.0,
+            changed: 0.0,
         };
         let scenario = Scenario::draw(rng, &plan);
         // Several keys stand one after the other with up to a segment of filler between.

@@ -126,7 +126,8 @@ fn reference(a: &Adapter, x: &Input, doc: usize) -> (Vec<f64>, usize) {
             let (mut num, mut den) =
                 (get("nothing")[head * v..][..v].iter().map(|n| null * n).collect::<Vec<_>>(), null);
             let mut left = vec![1.0; phi.len()];
-            for i in (doc..start).rev() {
+            // those whose words are known
+            for i in (doc..(t + 1).saturating_sub(c.delay())).rev() {
                 if affine("write", h(i))[head] <= 0.0 {
                     continue;
                 }
