@@ -297,7 +297,8 @@ mod tests {
     use super::*;
 
     fn row(length: usize, depth: f64, exact: f64) -> Row {
-        Row { length, depth, n: 20, exact, digit: exact, knock_out: false, interval: [0.0, 1.0], invented: None }
+        let (interval, knock_out) = ([0.0, 1.0], false);
+        Row { length, depth, n: 20, exact, digit: exact, knock_out, interval, invented: None, said: None, stale: None }
     }
 
     #[test]

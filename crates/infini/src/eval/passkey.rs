@@ -24,10 +24,10 @@ use crate::model::{Model, Want};
 use crate::state::{LayerWrites, State};
 use crate::tasks::filler::{Filler, PROSE_TOKENS};
 use crate::text::Tokenizer;
-use input::{Batch, Cell, Input};
+use input::{Asked, Batch, Cell, Input, Place};
 use options::check;
 pub use options::{Options, Wording};
-pub use report::{Report, Row, WriteRate};
+pub use report::{Part, Report, Row, Said, WriteRate};
 use report::{add_writes, rates};
 
 /// Evaluates. `progress` is told the tokens read and to be read.
@@ -112,6 +112,50 @@ struct Tally {
     exact: Count,
     digit: Count,
     invented: Count,
+    another_key: Count,
+    other_number: Count,
+    stale: Count,
+    name_first: Count,
+    number_first: Count,
+}
+
+impl Tally {
+    /// Counts the answer to a question about one of the keys with these numbers.
+    fn add(&mut self, answer: &str, asked: &Asked, numbers: &[String]) {
+        let (key, exact) = (asked.key.as_deref(), score::exact(answer, asked.key.as_deref()));
+        self.exact.add(exact);
+        self.invented.add(score::names_a_number(answer));
+        let number = score::first_number(answer).filter(|_| !exact);
+        let told = number.is_some_and(|n| numbers.iter().any(|told| told == n));
+        self.another_key.add(told);
+        self.other_number.add(number.is_some() && !told);
+        if let Some(key) = key {
+            self.digit.join(score::digits(answer, key));
+        }
+        if let Some(old) = &asked.old {
+            self.stale.add(score::exact(answer, Some(old)));
+        }
+        match asked.name_first {
+            Some(true) => self.name_first.add(exact),
+            Some(false) => self.number_first.add(exact),
+            None => (),
+        }
+    }
+
+    /// What was said about a key that was not told.
+    fn said(&self) -> Said {
+        let (unknown, another_key, other_number) =
+            (self.exact.rate(), self.another_key.rate(), self.other_number.rate());
+        let no_number = self.exact.n - self.exact.hits - self.another_key.hits - self.other_number.hits;
+        Said { unknown, another_key, other_number, no_number: no_number as f64 / self.exact.n.max(1) as f64 }
+    }
+}
+
+/// A count over all rows.
+fn sum(tallies: &[Tally], of: impl Fn(&Tally) -> Count) -> Option<Part> {
+    let mut all = Count::default();
+    tallies.iter().for_each(|t| all.join(of(t)));
+    Part::of(all)
 }
 
 fn evaluate<R: Reader>(
@@ -142,7 +186,7 @@ fn evaluate<R: Reader>(
             }
         }
         // Groups of the same places, nearest first, in each the shortest first.
-        cells.sort_by(|a, b| (batch.branch(a), &a.before, a.read).cmp(&(batch.branch(b), &b.before, b.read)));
+        cells.sort_by(|a, b| (batch.branch(a), &a.places, a.read).cmp(&(batch.branch(b), &b.places, b.read)));
         work.push((batch, cells));
     }
 
@@ -174,9 +218,13 @@ fn evaluate<R: Reader>(
         knock_out: o.knock_out,
         interval: t.exact.interval(),
         invented: o.absent.then(|| t.invented.rate()),
+        said: o.absent.then(|| t.said()),
+        stale: o.changed.then(|| t.stale.rate()),
     });
     Ok(Report {
         rows: rows.collect(),
+        name_first: sum(&reading.tallies, |t| t.name_first),
+        number_first: sum(&reading.tallies, |t| t.number_first),
         tokens: reading.done,
         seconds,
         tokens_per_second: reading.done as f64 / seconds.max(1e-9),
@@ -192,7 +240,7 @@ fn tokens_to_read(batch: &Batch, cells: &[Cell]) -> u64 {
     let questions = batch.inputs.first().map_or(0, |i| i.questions.len());
     let trunk = cells.last().map_or(0, |c| batch.branch(c));
     let mut sum = trunk;
-    for group in cells.chunk_by(|a, b| a.before == b.before) {
+    for group in cells.chunk_by(|a, b| a.places == b.places) {
         sum += group.last().map_or(0, |c| c.read - batch.branch(c)) + group.len() * questions * batch.tail;
     }
     sum as u64 * rows
@@ -218,14 +266,14 @@ impl<R: Reader> Reading<'_, R> {
         let rows = batch.inputs.len();
         let mut trunk = self.reader.fresh(rows, self.options.knock_out);
         let mut at = 0;
-        for group in cells.chunk_by(|a, b| a.before == b.before) {
+        for group in cells.chunk_by(|a, b| a.places == b.places) {
             let branch = batch.branch(&group[0]);
             self.read(batch, None, &mut trunk, at, branch, group[0].read);
             at = branch;
             let mut state = trunk.clone();
             let mut from = branch;
             for cell in group {
-                self.read(batch, Some(&cell.before), &mut state, from, cell.read, cell.read);
+                self.read(batch, Some(&cell.places), &mut state, from, cell.read, cell.read);
                 from = cell.read;
                 self.ask(batch, cell, &state);
             }
@@ -242,7 +290,7 @@ impl<R: Reader> Reading<'_, R> {
     fn read(
         &mut self,
         batch: &Batch,
-        before: Option<&[usize]>,
+        places: Option<&[Place]>,
         state: &mut R::State,
         from: usize,
         to: usize,
@@ -255,7 +303,7 @@ impl<R: Reader> Reading<'_, R> {
             let (n, skim) = pieces.next(at);
             let mut tokens = Vec::with_capacity(rows * n);
             for i in 0..rows {
-                batch.copy(i, before.map(|b| b[i]), at, at + n, &mut tokens);
+                batch.copy(i, places.map(|p| p[i]), at, at + n, &mut tokens);
             }
             if skim {
                 self.reader.skim(state, &tokens)
@@ -278,12 +326,7 @@ impl<R: Reader> Reading<'_, R> {
             self.count(tokens.len());
             let tally = &mut self.tallies[cell.row];
             for (input, answer) in batch.inputs.iter().zip(answers) {
-                let (answer, key) = (self.tokenizer.decode(&answer), input.questions[q].key.as_deref());
-                tally.exact.add(score::exact(&answer, key));
-                tally.invented.add(score::names_a_number(&answer));
-                if let Some(key) = key {
-                    tally.digit.join(score::digits(&answer, key));
-                }
+                tally.add(&self.tokenizer.decode(&answer), &input.questions[q], &input.numbers);
             }
         }
     }

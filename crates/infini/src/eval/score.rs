@@ -18,6 +18,13 @@ pub fn digits(answer: &str, key: &str) -> Count {
     Count { hits: hits as u64, n: key.chars().count() as u64 }
 }
 
+/// The first run of digits in an answer.
+pub fn first_number(answer: &str) -> Option<&str> {
+    let digit = |c: char| c.is_ascii_digit();
+    let number = &answer[answer.find(digit)?..];
+    Some(&number[..number.find(|c| !digit(c)).unwrap_or(number.len())])
+}
+
 /// Whether an answer names a number.
 pub fn names_a_number(answer: &str) -> bool {
     answer.contains(|c: char| c.is_ascii_digit())
@@ -48,6 +55,16 @@ mod tests {
             (" unknown.", Some("48213"), false),
         ] {
             assert_eq!(exact(answer, key), right, "{answer:?} for {key:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_found() {
+        for (answer, number) in
+            [(" 48 or 9", Some("48")), (" It is 482.", Some("482")), ("7", Some("7")), (" no", None)]
+        {
+            assert_eq!(first_number(answer), number, "{answer:?}");
+            assert_eq!(names_a_number(answer), number.is_some());
         }
     }
 

@@ -55,6 +55,8 @@ pub struct Change {
 pub struct Question {
     /// The question, with a blank before it; the answer continues it.
     pub text: String,
+    /// Which key; the number of the keys for the one not told.
+    pub key: usize,
     /// The digits asked for; None if they were not told.
     pub digits: Option<String>,
 }
@@ -149,7 +151,25 @@ impl Scenario {
 
     /// The number that key `i` had before it changed; None if it does not.
     pub fn old(&self, i: usize) -> Option<&str> {
-        self.changes.iter().find(|c| c.key == i).map(|c| c.old.as_str())
+        self.change_of(i).map(|c| c.old.as_str())
+    }
+
+    /// The numbers of the keys, in their order.
+    pub fn numbers(&self) -> &[String] {
+        &self.digits
+    }
+
+    /// Whether the sentence that tells key `i` (the last of two) names its owner before its number; None without
+    /// owners and for the key that was not told.
+    pub fn name_first(&self, i: usize) -> Option<bool> {
+        let (digits, owner) = (self.digits.get(i)?, self.owner(i)?);
+        let told = self.change_of(i).map_or(&self.keys[i], |c| &c.told);
+        // a sentence may begin with the name, and then with a capital letter
+        Some(told.text.to_lowercase().find(&owner.to_lowercase()) < told.text.find(digits.as_str()))
+    }
+
+    fn change_of(&self, i: usize) -> Option<&Change> {
+        self.changes.iter().find(|c| c.key == i)
     }
 
     /// Words a question for key `i`, another one each time; the number of the keys is the one not told.
@@ -159,10 +179,11 @@ impl Scenario {
     pub fn ask(&self, rng: &mut ChaCha8Rng, split: Split, i: usize) -> Question {
         let digits = self.digits.get(i).cloned();
         if self.nouns.is_empty() {
-            return Question { text: wording::QUESTION.replace("pass key", &self.in_the_papers_words(i)), digits };
+            let text = wording::QUESTION.replace("pass key", &self.in_the_papers_words(i));
+            return Question { text, key: i, digits };
         }
         let noun = if rng.random_bool(0.8) { self.nouns[i].clone() } else { wording::noun(rng, split) };
-        Question { text: wording::question(rng, split, &noun, self.owner(i)), digits }
+        Question { text: wording::question(rng, split, &noun, self.owner(i)), key: i, digits }
     }
 
     fn owner(&self, i: usize) -> Option<&str> {
@@ -241,7 +262,7 @@ mod tests {
         let none = Scenario::draw(&mut rng, &Plan { keys: 0, questions: 1, named: false, ..plan });
         assert!(none.keys.is_empty() && none.questions[0].digits.is_none());
         let paper = Scenario::draw(&mut rng, &Plan { keys: 0, paper: true, named: false, ..plan });
-        assert_eq!(paper.questions, [Question { text: wording::QUESTION.into(), digits: None }]);
+        assert_eq!(paper.questions, [Question { text: wording::QUESTION.into(), key: 0, digits: None }]);
     }
 
     #[test]
@@ -304,6 +325,7 @@ mod tests {
                 assert!(c.told.text.to_lowercase().contains(&name), "{name}: {}", c.told.text);
                 if p.paper {
                     assert_eq!(c.told.text, first.replace(&c.old, new));
+                    assert_eq!(s.name_first(c.key), Some(true));
                 } else {
                     assert!(c.told.text.contains(&s.nouns[c.key]), "{}", c.told.text);
                     said += c.told.text.contains("changed") as usize;
@@ -312,13 +334,31 @@ mod tests {
             for key in 0..3 {
                 let digits = &s.digits[key];
                 assert_eq!(s.old(key).is_some(), s.changes.iter().any(|c| c.key == key));
-                assert!(s.questions.iter().any(|q| q.digits.as_ref() == Some(digits)));
+                assert!(s.questions.iter().any(|q| q.key == key && q.digits.as_ref() == Some(digits)));
             }
         }
         assert!((380..520).contains(&changed), "{changed}");
         assert!(said > 20, "{said}");
         let all = Scenario::draw(&mut rng, &Plan { changed: 1.0, ..plan() });
         assert_eq!(all.changes.len(), 3);
+    }
+
+    #[test]
+    fn names_stand_before_or_after_numbers() {
+        let mut rng = ChaCha8Rng::seed_from_u64(7);
+        let mut s = Scenario::draw(&mut rng, &Plan { paper: true, ..plan() });
+        s.names[0] = "the red harbour".into();
+        s.digits[0] = "4821".into();
+        for (text, first) in [
+            (" The red harbour has the pin 4821.", true),
+            (" The pin 4821 belongs to the red harbour.", false),
+            (" 4821 is the pin of the red harbour.", false),
+        ] {
+            s.keys[0].text = text.into();
+            assert_eq!(s.name_first(0), Some(first), "{text}");
+        }
+        assert_eq!(s.name_first(3), None);
+        assert_eq!(Scenario::draw(&mut rng, &Plan { named: false, keys: 1, ..plan() }).name_first(0), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args;
 use infini::eval::Template;
-use infini::eval::passkey::{Options, Report, Wording, run};
+use infini::eval::passkey::{Options, Report, Said, Wording, run};
 use infini::plot;
 use infini::tasks::filler::{Source, held_out_books};
 use serde_json::json;
@@ -21,7 +21,12 @@ use crate::report::{JsonFlag, writable, write};
     long_about = "Recall of keys hidden at any depth of an input of any length
 
 Inputs are streamed, batches of them side by side. A key counts as recalled if the greedy answer, leading blanks stripped, \
-starts with it and no digit follows. Rates come with n and a 95 % interval (Wilson).",
+starts with it and no digit follows. Rates come with n and a 95 % interval (Wilson).
+
+With --changed every key is told once more, halfway between its depth and the question, with another number: right is that one, \
+and \"stale\" is how often the answer is the one from before. With --absent answers are told apart: \"unknown\", another key's \
+number, a number that was no key, no number. If keys have names, those told name first and those told number first are \
+counted apart, too.",
     after_help = "Examples:
   infini eval passkey --lengths 4096,32768,131072 --depths 0,0.5,1 --samples 20
   infini eval passkey --filler prose --wording held-out --plot heat.svg
@@ -29,6 +34,7 @@ starts with it and no digit follows. Rates come with n and a 95 % interval (Wils
   infini eval passkey --prompt prompt.txt --filler my.txt  your own haystack
   infini eval passkey --knock-out                          memory reads empty: what attention alone can do
   infini eval passkey --absent                             no key was hidden: is one invented?
+  infini eval passkey --changed --keys 4                   keys change later in the text: the last number counts
 
 A prompt file holds {filler} exactly twice, {needle} (the bare key) between them, and perhaps {question}."
 )]
@@ -57,11 +63,14 @@ pub struct Passkey {
     #[arg(long, value_name = "paper|trained|held-out", default_value = "paper", conflicts_with = "prompt")]
     wording: Wording,
     /// Your own words
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["keys", "absent"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["keys", "absent", "changed"])]
     prompt: Option<PathBuf>,
     /// Ask for a key that was not hidden; right is "unknown"
     #[arg(long)]
     absent: bool,
+    /// Tell every key once more with another number; right is the last one
+    #[arg(long, conflicts_with = "absent")]
+    changed: bool,
     /// Inputs read side by side
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=4096))]
     batch: u32,
@@ -111,6 +120,7 @@ impl Passkey {
             wording: self.wording,
             prompt: prompt.transpose()?,
             absent: self.absent,
+            changed: self.changed,
             knock_out: self.subject.knock_out,
             books: self.data.as_deref().map(held_out_books),
             batch: self.batch as usize,
@@ -144,18 +154,31 @@ impl Passkey {
 
 fn table(report: &Report) -> String {
     let absent = report.rows.iter().any(|r| r.invented.is_some());
-    let mut table =
-        Table::new(&["length", "depth", "n", "exact", "95 % interval", if absent { "invented" } else { "digits" }]);
+    let mut head = vec!["length", "depth", "n", "exact", "95 % interval", if absent { "invented" } else { "digits" }];
+    if report.rows.iter().any(|r| r.stale.is_some()) {
+        head.push("stale");
+    }
+    let mut table = Table::new(&head);
     for r in &report.rows {
-        table.row(&[
+        let mut row = vec![
             commas(r.length as u64),
             format!("{}", r.depth),
             r.n.to_string(),
             format!("{:.3}", r.exact),
             format!("{:.3} – {:.3}", r.interval[0], r.interval[1]),
             format!("{:.3}", r.invented.unwrap_or(r.digit)),
-        ]);
+        ];
+        row.extend(r.stale.map(|x| format!("{x:.3}")));
+        table.row(&row);
     }
+    let mut table = table.to_string();
+    if let (Some(name), Some(number)) = (&report.name_first, &report.number_first) {
+        for (what, p) in [("name before number", name), ("number before name", number)] {
+            let [low, high] = p.interval;
+            table += &format!("\n{what}: {:.3} exact of {}, {low:.3} – {high:.3}", p.exact, p.n);
+        }
+    }
+    table += &said(report);
     let mut writes = Table::new(&["layer", "head", "tokens written", "mean strength"]);
     for w in &report.writes {
         writes.row(&[
@@ -171,5 +194,22 @@ fn table(report: &Report) -> String {
         commas(report.tokens),
         commas(report.tokens_per_second as u64),
         bytes(report.state_bytes as u64)
+    )
+}
+
+/// What was answered about keys that nobody told, over all rows; nothing if such were not asked for.
+fn said(report: &Report) -> String {
+    let answers: Vec<(f64, &Said)> = report.rows.iter().filter_map(|r| Some((r.n as f64, r.said.as_ref()?))).collect();
+    if answers.is_empty() {
+        return String::new();
+    }
+    let count = |of: fn(&Said) -> f64| answers.iter().map(|(n, said)| n * of(said)).sum::<f64>().round();
+    format!(
+        "\nof {} answers {} \"unknown\", {} another key's number, {} a number that was no key, {} no number",
+        answers.iter().map(|(n, _)| n).sum::<f64>(),
+        count(|s| s.unknown),
+        count(|s| s.another_key),
+        count(|s| s.other_number),
+        count(|s| s.no_number),
     )
 }

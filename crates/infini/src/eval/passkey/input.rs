@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use super::options::{Options, Wording};
 use crate::error::{Error, Result};
 use crate::tasks::filler::Filler;
-use crate::tasks::scenario::{Plan, Scenario, digits};
+use crate::tasks::scenario::{Plan, Question, Scenario, Told, digits, shuffle};
 use crate::tasks::wording::{self, Split};
 use crate::text::Tokenizer;
 
@@ -14,8 +14,12 @@ use crate::text::Tokenizer;
 pub(super) struct Input {
     head: Vec<u32>,
     needle: Vec<u32>,
+    /// What is told later: keys that change.
+    again: Vec<u32>,
     filler_at: u64,
     pub questions: Vec<Asked>,
+    /// The numbers of all keys.
+    pub numbers: Vec<String>,
 }
 
 /// A question.
@@ -23,6 +27,10 @@ pub(super) struct Asked {
     pub tokens: Vec<u32>,
     /// None: the answer is "unknown".
     pub key: Option<String>,
+    /// The number that no longer holds.
+    pub old: Option<String>,
+    /// Whether the key was told with its name before its number, if it has a name.
+    pub name_first: Option<bool>,
 }
 
 impl Input {
@@ -32,8 +40,10 @@ impl Input {
         if let Some(t) = &o.prompt {
             let key = digits(rng, o.digits, 0.0);
             let needle = encode(&t.with_key(&key));
-            let questions = vec![Asked { tokens: encode(&t.question), key: Some(key) }];
-            return Input { head: encode(&t.head), needle, filler_at: filler.anywhere(rng), questions };
+            let numbers = vec![key.clone()];
+            let questions = vec![Asked { tokens: encode(&t.question), key: Some(key), old: None, name_first: None }];
+            let (head, again, filler_at) = (encode(&t.head), Vec::new(), filler.anywhere(rng));
+            return Input { head, needle, again, filler_at, questions, numbers };
         }
         let named = o.keys > 1;
         let plan = Plan {
@@ -46,24 +56,37 @@ impl Input {
             digits: o.digits,
             few_digits: 0.0,
             key_first: 0.0,
-            changed: 0.0,
+            changed: f64::from(u8::from(o.changed)),
         };
-        let scenario = Scenario::draw(rng, &plan);
+        let mut scenario = Scenario::draw(rng, &plan);
+        let asked = |q: &Question| Asked {
+            tokens: encode(&q.text),
+            key: q.digits.clone(),
+            old: scenario.old(q.key).map(String::from),
+            name_first: scenario.name_first(q.key),
+        };
+        let questions = scenario.questions.iter().map(asked).collect();
         // Several keys stand one after the other with up to a segment of filler between.
-        let mut needle = Vec::new();
-        for (i, key) in scenario.keys.iter().enumerate() {
-            if i > 0 {
-                filler.copy(filler.anywhere(rng), rng.random_range(0..segment), &mut needle);
+        let tell = |rng: &mut ChaCha8Rng, told: &[&Told]| {
+            let mut needle = Vec::new();
+            for (i, key) in told.iter().enumerate() {
+                if i > 0 {
+                    filler.copy(filler.anywhere(rng), rng.random_range(0..segment), &mut needle);
+                }
+                needle.extend(encode(&key.text));
             }
-            needle.extend(encode(&key.text));
-        }
-        let questions = scenario.questions.into_iter();
-        Input {
-            head: encode(wording::INTRO),
-            needle,
-            filler_at: filler.anywhere(rng),
-            questions: questions.map(|q| Asked { tokens: encode(&q.text), key: q.digits }).collect(),
-        }
+            needle
+        };
+        let needle = tell(rng, &scenario.keys.iter().collect::<Vec<_>>());
+        shuffle(rng, &mut scenario.changes);
+        let again = tell(rng, &scenario.changes.iter().map(|c| &c.told).collect::<Vec<_>>());
+        let numbers = scenario.numbers().to_vec();
+        Input { head: encode(wording::INTRO), needle, again, filler_at: filler.anywhere(rng), questions, numbers }
+    }
+
+    /// Tokens that are no filler, the question apart.
+    fn fixed(&self) -> usize {
+        self.head.len() + self.needle.len() + self.again.len()
     }
 }
 
@@ -82,22 +105,32 @@ pub(super) struct Cell {
     pub row: usize,
     /// Tokens before the last `tail` ones, which hold the question.
     pub read: usize,
-    /// Tokens of filler before the needle, per input.
-    pub before: Vec<usize>,
+    /// Where the needle stands, per input.
+    pub places: Vec<Place>,
+}
+
+/// Where the keys of an input stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    /// Tokens of filler before the needle.
+    before: usize,
+    /// Tokens of filler between it and what is told later, half of those up to the question; 0 if nothing is.
+    between: usize,
 }
 
 impl Batch<'_> {
     /// Where everything stands in an input of `total` tokens.
     pub fn cell(&self, row: usize, total: usize, length: usize, depth: f64) -> Result<Cell> {
         let read = total.saturating_sub(self.tail);
-        let before = self.inputs.iter().map(|i| {
-            let room = read.checked_sub(i.head.len() + i.needle.len());
-            room.map(|room| (depth * room as f64).round() as usize)
+        let places = self.inputs.iter().map(|i| {
+            let room = read.checked_sub(i.fixed())?;
+            let before = (depth * room as f64).round() as usize;
+            Some(Place { before, between: if i.again.is_empty() { 0 } else { (room - before) / 2 } })
         });
-        match before.collect() {
-            Some(before) => Ok(Cell { row, read, before }),
+        match places.collect() {
+            Some(places) => Ok(Cell { row, read, places }),
             None => {
-                let longest = self.inputs.iter().map(|i| i.head.len() + i.needle.len()).max().unwrap_or(0);
+                let longest = self.inputs.iter().map(Input::fixed).max().unwrap_or(0);
                 let least = longest + self.tail + length - total;
                 Err(Error::Input(format!("length {length}: does not hold the prompt: choose {least} tokens or more")))
             }
@@ -106,38 +139,39 @@ impl Batch<'_> {
 
     /// Where the first needle of a cell begins: up to there everything is the same in all cells.
     pub fn branch(&self, cell: &Cell) -> usize {
-        self.inputs.iter().zip(&cell.before).map(|(i, b)| i.head.len() + b).min().unwrap_or(0)
+        self.inputs.iter().zip(&cell.places).map(|(i, p)| i.head.len() + p.before).min().unwrap_or(0)
     }
 
-    /// Tokens `from..to` of input `i`; `before`: tokens of filler before the needle (None: no needle).
-    pub fn copy(&self, i: usize, before: Option<usize>, from: usize, to: usize, out: &mut Vec<u32>) {
+    /// Tokens `from..to` of input `i`, whose keys stand at `place` (None: nowhere).
+    pub fn copy(&self, i: usize, place: Option<Place>, from: usize, to: usize, out: &mut Vec<u32>) {
         let input = &self.inputs[i];
-        let needle = before.map_or(usize::MAX, |b| input.head.len() + b);
-        let rest = needle.saturating_add(input.needle.len());
-        let mut at = from;
-        while at < to {
-            let (end, part): (usize, Option<&[u32]>) = match at {
-                _ if at < input.head.len() => (input.head.len(), Some(&input.head[at..])),
-                _ if at < needle => (needle, None),
-                _ if at < rest => (rest, Some(&input.needle[at - needle..])),
-                _ => (usize::MAX, None),
-            };
-            let n = end.min(to) - at;
-            match part {
-                Some(part) => out.extend_from_slice(&part[..n]),
-                None => {
-                    let skipped = input.head.len() + if at >= rest { input.needle.len() } else { 0 };
-                    self.filler.copy(input.filler_at + (at - skipped) as u64, n, out);
-                }
+        let Place { before, between } = place.unwrap_or(Place { before: 0, between: 0 });
+        // What is told, and the filler before it.
+        let told = [(0, &input.head), (before, &input.needle), (between, &input.again)];
+        let told = &told[..if place.is_some() { 3 } else { 1 }];
+        // Filler up to a token; `skipped` of those before are told.
+        let fill = |from: usize, to: usize, skipped: usize, out: &mut Vec<u32>| {
+            if from < to {
+                self.filler.copy(input.filler_at + (from - skipped) as u64, to - from, out);
             }
-            at += n;
+        };
+        let (mut at, mut skipped) = (0, 0);
+        for (gap, part) in told {
+            let begin = at + gap;
+            fill(from.max(at), to.min(begin), skipped, out);
+            at = begin + part.len();
+            skipped += part.len();
+            if from < at && begin < to {
+                out.extend_from_slice(&part[from.max(begin) - begin..to.min(at) - begin]);
+            }
         }
+        fill(from.max(at), to, skipped, out);
     }
 
     /// The last `tail` tokens of an input with question `q`, filler before it where it is shorter.
     pub fn question(&self, i: usize, cell: &Cell, q: usize, out: &mut Vec<u32>) {
         let question = &self.inputs[i].questions[q].tokens;
-        self.copy(i, Some(cell.before[i]), cell.read, cell.read + self.tail - question.len(), out);
+        self.copy(i, Some(cell.places[i]), cell.read, cell.read + self.tail - question.len(), out);
         out.extend_from_slice(question);
     }
 }

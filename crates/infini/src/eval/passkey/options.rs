@@ -51,6 +51,8 @@ pub struct Options {
     pub prompt: Option<Template>,
     /// Ask for a key that was not told: none at all with `keys` 1, somebody else's with more.
     pub absent: bool,
+    /// Tell every key once more, later, with another number, which is asked for.
+    pub changed: bool,
     /// Memory reads give zero.
     pub knock_out: bool,
     /// Fewest and most digits of a key.
@@ -74,6 +76,7 @@ impl Default for Options {
             wording: Wording::Paper,
             prompt: None,
             absent: false,
+            changed: false,
             knock_out: false,
             digits: [4, 7],
             books: None,
@@ -101,8 +104,12 @@ pub(super) fn check(o: &Options) -> Result<()> {
     if o.digits[0] == 0 || o.digits[0] > o.digits[1] || o.digits[1] > MAX_DIGITS {
         return bad(format!("digits {:?}: no range of 1 to {}", o.digits, MAX_DIGITS));
     }
-    if o.prompt.is_some() && (o.keys > 1 || o.absent || o.wording != Wording::Paper) {
-        return bad("a prompt file has its own words and one key: leave out --keys, --absent and --wording".into());
+    if o.prompt.is_some() && (o.keys > 1 || o.absent || o.changed || o.wording != Wording::Paper) {
+        let leave_out = "leave out --keys, --absent, --changed and --wording";
+        return bad(format!("a prompt file has its own words and one key: {leave_out}"));
+    }
+    if o.absent && o.changed {
+        return bad("a key that was not told does not change: choose --absent or --changed".into());
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::eval::Count;
 use crate::state::LayerWrites;
 
 /// One length and depth.
@@ -24,6 +25,43 @@ pub struct Row {
     /// With absent keys: fraction of the answers that name a number all the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub invented: Option<f64>,
+    /// With absent keys: what was answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub said: Option<Said>,
+    /// With keys that change: fraction of the answers that are the number from before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stale: Option<f64>,
+}
+
+/// What was answered when the key asked for had not been told: fractions of the answers, which add up to 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Said {
+    /// "unknown", which is right.
+    pub unknown: f64,
+    /// First of all numbers that of another key.
+    pub another_key: f64,
+    /// First of all numbers one that was no key.
+    pub other_number: f64,
+    /// No number at all.
+    pub no_number: f64,
+}
+
+/// Answers about some of the keys, over all lengths and depths.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Part {
+    /// Questions asked.
+    pub n: u64,
+    /// Fraction answered exactly.
+    pub exact: f64,
+    /// 95 % interval of `exact` (Wilson).
+    pub interval: [f64; 2],
+}
+
+impl Part {
+    /// None of no questions.
+    pub(super) fn of(c: Count) -> Option<Part> {
+        (c.n > 0).then(|| Part { n: c.n, exact: c.rate(), interval: c.interval() })
+    }
 }
 
 /// How much a head wrote of the longest inputs.
@@ -44,6 +82,12 @@ pub struct WriteRate {
 pub struct Report {
     /// By length, then depth.
     pub rows: Vec<Row>,
+    /// Of the named keys those whose sentence, the last of two, has the name before the number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name_first: Option<Part>,
+    /// Of the named keys those whose sentence has the number before the name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub number_first: Option<Part>,
     /// Tokens read, over all inputs (what is shared counts once).
     pub tokens: u64,
     /// Seconds that took.

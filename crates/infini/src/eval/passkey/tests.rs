@@ -12,6 +12,8 @@ const SEGMENT: usize = 64;
 /// Remembers every token, or with `knock_out` the last 128.
 #[derive(Default)]
 struct Scribe {
+    /// Of the sentences about a key the last one counts, not the first.
+    last: bool,
     /// Rows and tokens of each input that was asked about, with the place of its first key sentence.
     asked: RefCell<Vec<(usize, Option<f64>)>>,
     /// Tokens that were read, over rows.
@@ -46,6 +48,7 @@ impl Reader for Scribe {
             assert!(text.ends_with(&format!("The {of} is")), "{}", &text[question..]);
             let sentence = format!(" The {of} is ");
             let told = text[..question].find(&sentence);
+            let told = if self.last { text[..question].rfind(&sentence) } else { told };
             let place = told.map(|p| t.encode(&text[..p]).len() as f64 / row.len() as f64);
             self.asked.borrow_mut().push((row.len(), place));
             let answer = told.map_or(" unknown.".to_string(), |p| {
@@ -68,7 +71,10 @@ impl Reader for Scribe {
 }
 
 fn run(o: &Options) -> (Scribe, Report) {
-    let scribe = Scribe::default();
+    run_with(Scribe::default(), o)
+}
+
+fn run_with(scribe: Scribe, o: &Options) -> (Scribe, Report) {
     let mut last = (0, 0);
     let report = evaluate(&scribe, SEGMENT, tokenizer(), o, &mut |done, total| {
         assert!(done >= last.0 && done <= total, "{done} of {total}");
@@ -112,19 +118,57 @@ fn perfect_memory_recalls_everything_at_every_place() {
 
 #[test]
 fn sharing_changes_nothing_and_reads_less() {
-    let together = run(&small());
-    let mut alone = 0;
-    let mut texts = Vec::new();
-    for depth in [0.0, 0.5, 1.0] {
-        let (scribe, report) = run(&Options { depths: vec![depth], ..small() });
-        alone += report.tokens;
-        texts.extend(scribe.texts.take());
+    for changed in [false, true] {
+        let together = run(&Options { changed, ..small() });
+        let mut alone = 0;
+        let mut texts = Vec::new();
+        for depth in [0.0, 0.5, 1.0] {
+            let (scribe, report) = run(&Options { depths: vec![depth], changed, ..small() });
+            alone += report.tokens;
+            texts.extend(scribe.texts.take());
+        }
+        assert!(together.1.tokens < alone * 9 / 10, "{} of {alone}", together.1.tokens);
+        let mut shared = together.0.texts.take();
+        shared.sort();
+        texts.sort();
+        assert!(shared == texts);
     }
-    assert!(together.1.tokens < alone * 9 / 10, "{} of {alone}", together.1.tokens);
-    let mut shared = together.0.texts.take();
-    shared.sort();
-    texts.sort();
-    assert!(shared == texts);
+}
+
+#[test]
+fn keys_change_halfway_to_the_question() {
+    for (keys, off) in [(1, 0.08), (4, 0.2)] {
+        let o = Options { keys, changed: true, filler: Source::Prose, lengths: vec![1500, 2400], ..small() };
+        let (scribe, report) = run_with(Scribe { last: true, ..Scribe::default() }, &o);
+        for row in &report.rows {
+            assert_eq!((row.n, row.exact, row.digit, row.stale), (6 * keys as u64, 1.0, 1.0, Some(0.0)));
+        }
+        for (i, ((_, place), text)) in scribe.asked.take().iter().zip(scribe.texts.take()).enumerate() {
+            let (first, second): (Vec<_>, Vec<_>) = told(&text).into_iter().enumerate().partition(|(i, _)| *i < keys);
+            assert_eq!((first.len(), second.len()), (keys, keys), "{i}: {text}");
+            let sorted = |told: Vec<(usize, String)>| {
+                let mut names: Vec<String> = told.into_iter().map(|(_, name)| name).collect();
+                names.sort();
+                names
+            };
+            assert_eq!(sorted(first), sorted(second), "each key is told before any is told again");
+            // As far from the start of what is told as the depth says, and then half of the rest.
+            let near = |depth: f64| (place.unwrap() - (1.0 + depth) / 2.0).abs() < off;
+            assert!([0.0, 0.5, 1.0].into_iter().any(near), "{place:?}");
+        }
+        let (_, report) = run(&o);
+        assert!(report.rows.iter().all(|r| (r.exact, r.stale) == (0.0, Some(1.0))), "the first number is stale");
+    }
+    let o = Options { changed: true, knock_out: true, lengths: vec![900], ..small() };
+    let (_, report) = run_with(Scribe { last: true, ..Scribe::default() }, &o);
+    let exact: Vec<(f64, Option<f64>)> = report.rows.iter().map(|r| (r.exact, r.stale)).collect();
+    assert_eq!(exact, [(0.0, Some(0.0)), (0.0, Some(0.0)), (1.0, Some(0.0))]);
+}
+
+/// What each key of a text in the paper's words is called, in the order of their sentences.
+fn told(text: &str) -> Vec<String> {
+    let sentences = text.match_indices(". Remember it.").map(|(at, _)| text[..at].rsplit_once(" The ").unwrap().1);
+    sentences.map(|s| s.split_once(" is ").unwrap().0.to_string()).collect()
 }
 
 #[test]
@@ -140,6 +184,8 @@ fn several_keys_are_each_asked_for() {
     let (scribe, report) = run(&Options { keys: 5, lengths: vec![1500], samples: 3, ..small() });
     assert!(report.rows.iter().all(|r| (r.n, r.exact) == (15, 1.0)), "{:?}", report.rows);
     assert_eq!(scribe.asked.borrow().len(), 45);
+    let all = report.name_first.unwrap();
+    assert_eq!((all.n, all.exact, report.number_first), (45, 1.0, None));
 }
 
 #[test]
@@ -148,10 +194,37 @@ fn keys_that_were_not_told_are_unknown() {
         let (scribe, report) = run(&Options { keys, absent: true, lengths: vec![900], ..small() });
         for row in &report.rows {
             assert_eq!((row.n, row.exact, row.digit, row.invented), (6, 1.0, 0.0, Some(0.0)));
+            assert_eq!(row.said, Some(Said { unknown: 1.0, ..Said::default() }));
         }
         let told = scribe.texts.borrow().iter().filter(|t| t.contains("Remember it.")).count();
         assert_eq!(told, if keys == 1 { 0 } else { 18 });
     }
+}
+
+#[test]
+fn answers_are_told_apart() {
+    let asked = |key: Option<&str>, old: Option<&str>, name_first| Asked {
+        tokens: Vec::new(),
+        key: key.map(String::from),
+        old: old.map(String::from),
+        name_first,
+    };
+    let numbers = ["4821".to_string(), "77310".to_string()];
+    let mut t = Tally::default();
+    let absent = asked(None, None, None);
+    for answer in [" unknown.", " 77310.", " It is 4821", " 7731.", " 48210", " who knows", " unknown", " Unknown"] {
+        t.add(answer, &absent, &numbers);
+    }
+    let said = Said { unknown: 0.25, another_key: 0.25, other_number: 0.25, no_number: 0.25 };
+    assert_eq!((t.said(), t.invented.hits), (said, 4));
+
+    let mut t = Tally::default();
+    for (answer, name_first) in [(" 4821.", true), (" 77310.", true), (" 4821", false), (" 48", false)] {
+        t.add(answer, &asked(Some("4821"), Some("77310"), Some(name_first)), &numbers);
+    }
+    assert_eq!(t.exact, Count { hits: 2, n: 4 });
+    assert_eq!(t.stale, Count { hits: 1, n: 4 });
+    assert_eq!((t.name_first, t.number_first), (Count { hits: 1, n: 2 }, Count { hits: 1, n: 2 }));
 }
 
 #[test]
@@ -186,7 +259,9 @@ fn options_that_cannot_be_are_refused() {
     refused(Options { lengths: vec![60], ..small() }, "choose ");
     refused(Options { filler: Source::Books, ..small() }, "--data");
     let prompt = Some(Template::paper());
-    refused(Options { prompt, keys: 2, ..small() }, "own words");
+    refused(Options { prompt: prompt.clone(), keys: 2, ..small() }, "own words");
+    refused(Options { prompt, changed: true, ..small() }, "own words");
+    refused(Options { absent: true, changed: true, ..small() }, "--absent or --changed");
     assert!("held_out".parse::<Wording>().unwrap_err().to_string().contains("held-out"));
 }
 
@@ -198,6 +273,11 @@ fn rows_have_the_published_names() {
     for name in ["length", "depth", "n", "exact", "digit", "knock_out"] {
         assert!(row.contains_key(name), "{name}");
     }
+    // Others come with what they count.
+    for name in ["invented", "said", "stale"] {
+        assert!(!row.contains_key(name), "{name}");
+    }
+    assert!(json.get("name_first").is_none() && json.get("number_first").is_none());
     for name in ["tokens_per_second", "peak_rss_bytes", "state_bytes"] {
         assert!(json.get(name).is_some(), "{name}");
     }
@@ -224,6 +304,12 @@ fn an_untrained_model_recalls_nothing_and_its_writes_are_counted() {
     assert_eq!(report.state_bytes, model.state(1).size_bytes());
     let again = super::run(&model, tokenizer(), &o, &mut |_, _| {}).unwrap();
     assert_eq!(report.rows, again.rows);
+    for wording in [Wording::Trained, Wording::HeldOut] {
+        let o = Options { lengths: vec![900], keys: 6, changed: true, wording, ..o.clone() };
+        let report = super::run(&model, tokenizer(), &o, &mut |_, _| {}).unwrap();
+        let [name, number] = [report.name_first, report.number_first].map(|p| p.expect("both are drawn").n);
+        assert_eq!((name + number, report.rows[0].stale), (60, Some(0.0)));
+    }
 }
 
 /// Keeps the answers of a model that skims or not.
