@@ -269,7 +269,13 @@ impl Loaded {
     /// # Errors
     /// A file that is damaged or no adapter; one of another base.
     pub fn attach(&mut self, path: &Path) -> Result<()> {
-        let at = |e: Error| Error::Model(format!("bad adapter: {}: {e}", path.display()));
+        let at = |e: Error| {
+            let why = match e {
+                Error::Model(why) => why,
+                other => other.to_string(),
+            };
+            Error::File(format!("bad adapter: {}: {why}", path.display()))
+        };
         let bytes = io::read(&RealIo, path, MAX_FILE).map_err(|e| Error::Model(e.to_string()))?;
         let hash = sha256(&bytes);
         let file = TensorFile::parse(bytes).map_err(|e| at(Error::Model(e.to_string())))?;
@@ -277,7 +283,7 @@ impl Loaded {
             if base == self.identity.weights {
                 return Ok(());
             }
-            Err(Error::Model(format!(
+            Err(Error::File(format!(
                 "this adapter belongs to another model: {}: it was made for weights {}, these are {}",
                 path.display(),
                 infini_format::hash::short(base),

@@ -49,7 +49,7 @@ impl Probe {
     /// Probes.
     pub fn run(&self) -> Result<Outcome> {
         self.json.check()?;
-        let loaded = models::load(&models::find(&self.model)?)?;
+        let loaded = folder::parts(&models::find(&self.model)?)?.build()?;
         let options =
             Options { length: self.length, samples: self.samples, filler: self.filler.clone(), seed: self.seed };
         let mut progress = Progress::new("probing", "texts", None);

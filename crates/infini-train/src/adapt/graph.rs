@@ -32,6 +32,20 @@ pub struct Memory<'a> {
 /// Places of tokens around others: indices into the step's vocabulary, `None` where there is no token.
 pub type Around = Vec<Option<usize>>;
 
+/// What is asked of which written tokens.
+pub struct Lookup<'a> {
+    /// Places and pools of the queries: `[n, H, P]`, `[n, H, U]`.
+    pub queries: (Tensor<3>, Tensor<3>),
+    /// Of the keys: `[m, H, P]`, `[m, H, U]`.
+    pub keys: (Tensor<3>, Tensor<3>),
+    /// `[m, H·V]`.
+    pub value: Tensor<2>,
+    /// How much of each key is written, `[m, H]`.
+    pub strength: Tensor<2>,
+    /// How often a query's memory holds a key, `[n, m]`.
+    pub visible: &'a [f32],
+}
+
 impl<'a> Memory<'a> {
     /// `raw [K, d]` are the embeddings of the step's vocabulary, `white [K, k]` the same, whitened.
     pub fn new(c: &'a AdapterConfig, leaves: &'a Leaves, body: Body, raw: Tensor<2>, white: Tensor<2>) -> Self {
@@ -75,23 +89,15 @@ impl<'a> Memory<'a> {
         self.affine(name, x).reshape([n, self.c.heads, self.c.place_width])
     }
 
-    /// (32): reads `[n, H·V]`, not gated. Queries and keys as places and pools; `strength [m, H]` is how much of each
-    /// key is written and `visible [n, m]` (1 or 0) whether a query's memory holds it. `documents` are the queries that
-    /// share a memory; in it stand the keys that they see, in their order.
-    pub fn read(
-        &self,
-        queries: (Tensor<3>, Tensor<3>),
-        keys: (Tensor<3>, Tensor<3>),
-        value: Tensor<2>,
-        strength: Tensor<2>,
-        visible: &[f32],
-        alike: Option<&[Range<usize>]>,
-    ) -> Tensor<2> {
+    /// (32): reads `[n, H·V]`, not gated. `alike` are the queries that see the same, in their order; without them nothing
+    /// overwrites.
+    pub fn read(&self, lookup: Lookup, alike: Option<&[Range<usize>]>) -> Tensor<2> {
+        if let Some(alike) = alike.filter(|_| self.c.overwrite) {
+            return self.read_overwritten(lookup, alike);
+        }
+        let Lookup { queries, keys, value, strength, visible } = lookup;
         let (h, v) = (self.c.heads, self.c.value_width);
         let (n, m) = (queries.0.dims()[0], value.dims()[0]);
-        if let Some(alike) = alike.filter(|_| self.c.overwrite) {
-            return self.read_overwritten(queries, keys, value, strength, visible, alike);
-        }
         let visible = constant::<2>(visible.to_vec(), [n, m], &self.words.device());
         let place = self.pair(queries.0, 0).matmul(self.pair(keys.0, 0).swap_dims(1, 2));
         let word = self.pair(queries.1, 1).matmul(self.pair(keys.1, 1).swap_dims(1, 2));
@@ -113,15 +119,8 @@ impl<'a> Memory<'a> {
 
     /// [`read`](Memory::read) where each write clears its cells: of key `i` is left `φ_i Π_{j>i} (1 − g_j φ_j)`. What is
     /// visible is written once, however often it is to weigh.
-    fn read_overwritten(
-        &self,
-        queries: (Tensor<3>, Tensor<3>),
-        keys: (Tensor<3>, Tensor<3>),
-        value: Tensor<2>,
-        strength: Tensor<2>,
-        visible: &[f32],
-        documents: &[Range<usize>],
-    ) -> Tensor<2> {
+    fn read_overwritten(&self, lookup: Lookup, alike: &[Range<usize>]) -> Tensor<2> {
+        let Lookup { queries, keys, value, strength, visible } = lookup;
         let (h, v, device) = (self.c.heads, self.c.value_width, self.words.device());
         let m = value.dims()[0];
         let queries = self.address(queries);
@@ -131,7 +130,7 @@ impl<'a> Memory<'a> {
         let value = value.reshape([m, h, v]).swap_dims(0, 1);
         let null = self.leaves.get::<1>("null").exp().reshape([h, 1, 1]);
         let nothing = self.leaves.get::<1>("nothing").reshape([h, 1, v]) * null.clone();
-        let reads = documents.iter().filter(|d| !d.is_empty()).map(|d| {
+        let reads = alike.iter().filter(|d| !d.is_empty()).map(|d| {
             let phi = queries.clone().narrow(1, d.start, d.len());
             let seen: Vec<i64> = (0..m).filter(|i| visible[d.start * m + i] > 0.0).map(|i| i as i64).collect();
             let k = seen.len();
@@ -290,7 +289,8 @@ mod tests {
         let written = |t: usize, j: usize| f32::from(u8::from(j + c.delay() <= t));
         let visible: Vec<f32> = (first..T).flat_map(|t| (1..T).map(move |j| written(t, j))).collect();
         let alike: Vec<_> = (0..T - first).map(|i| i..i + 1).collect();
-        let a = memory.read(queries, keys, memory.affine("value", cut(1, T)), strength, &visible, Some(&alike));
+        let value = memory.affine("value", cut(1, T));
+        let a = memory.read(Lookup { queries, keys, value, strength, visible: &visible }, Some(&alike));
         let out = host(memory.output(a, memory.read_gate(cut(first, T))));
         for (i, out) in out.chunks(D).enumerate() {
             let h: Vec<f32> = out.iter().zip(&embed[ids[first + i] as usize * D..]).map(|(o, e)| o + e).collect();

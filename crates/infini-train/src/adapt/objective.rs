@@ -5,7 +5,7 @@ use infini::config::Write;
 use rand_chacha::ChaCha8Rng;
 
 use super::batch::{Batch, Words};
-use super::graph::Memory;
+use super::graph::{Lookup, Memory};
 use super::leaves::host;
 use super::pool::{Document, Tail, Tells};
 use super::stages::{Report, Said, Stages};
@@ -113,7 +113,7 @@ impl Stages<'_> {
         };
         let queries = (memory.places("query", xq.clone()), memory.pool(&words.queries, c.before));
         let alike = exact.then(|| batch.alike());
-        memory.read(queries, keys, value, strength, &batch.visible, alike.as_deref())
+        memory.read(Lookup { queries, keys, value, strength, visible: &batch.visible }, alike.as_deref())
     }
 
     /// The base's final hidden states at queries.
