@@ -114,10 +114,11 @@ fn recall_of_full_attention_ends_where_it_has_no_room() {
     let passkey = ["eval", "passkey", "--model", "base", "--samples", "2", "--depths", "0", "--lengths"];
     assert!(home.fails(1, &[&passkey[..], &["4096"]].concat()).contains("room"));
     assert_eq!(home.json(&[&passkey[..], &["4096", "--adapter", "a.safetensors"]].concat(), 0)["rows"][0]["n"], 2);
-    let changed = home.json(&[&passkey[..], &["600", "--keys", "2", "--changed"]].concat(), 0);
+    let changed =
+        home.json(&[&passkey[..], &["900", "--keys", "2", "--changed", "--adapter", "a.safetensors"]].concat(), 0);
     assert_eq!((&changed["rows"][0]["n"], &changed["name_first"]["n"]), (&4.into(), &4.into()));
     assert!(changed["rows"][0]["stale"].is_number() && changed["rows"][0].get("said").is_none());
-    let said = &home.json(&[&passkey[..], &["600", "--absent"]].concat(), 0)["rows"][0]["said"];
+    let said = &home.json(&[&passkey[..], &["300", "--absent"]].concat(), 0)["rows"][0]["said"];
     let kinds = ["unknown", "another_key", "other_number", "no_number"];
     assert_eq!(kinds.map(|k| said[k].as_f64().unwrap()).iter().sum::<f64>(), 1.0);
     home.fails(2, &[&passkey[..], &["600", "--absent", "--changed"]].concat());
