@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use infini::eval::probe::{Options, run};
+use infini::folder;
 use infini::tasks::filler::Source;
 use serde_json::json;
 

@@ -130,26 +130,39 @@ impl<'a> Memory<'a> {
         let value = value.reshape([m, h, v]).swap_dims(0, 1);
         let null = self.leaves.get::<1>("null").exp().reshape([h, 1, 1]);
         let nothing = self.leaves.get::<1>("nothing").reshape([h, 1, v]) * null.clone();
-        let reads = alike.iter().filter(|d| !d.is_empty()).map(|d| {
+        let nowhere = |v: usize| Tensor::<3>::zeros([h, v, queries.dims()[2]], (&device, DType::F32));
+        // what is written when the queries before these read: keys, M transposed and z
+        let (mut held, mut memory): (Vec<usize>, [Tensor<3>; 2]) = (Vec::new(), [nowhere(v), nowhere(1)]);
+        let mut reads = Vec::with_capacity(alike.len());
+        for d in alike.iter().filter(|d| !d.is_empty()) {
             let phi = queries.clone().narrow(1, d.start, d.len());
-            let seen: Vec<i64> = (0..m).filter(|i| visible[d.start * m + i] > 0.0).map(|i| i as i64).collect();
-            let k = seen.len();
-            let (mut num, mut den) = (
-                Tensor::zeros([h, d.len(), v], (&device, DType::F32)),
-                Tensor::zeros([h, d.len(), 1], (&device, DType::F32)),
-            );
-            if k > 0 {
-                let seen = Tensor::<1, Int>::from_data(TensorData::new(seen, [k]), (&device, DType::I64));
-                let left = left.clone().select(1, seen.clone());
+            let seen: Vec<usize> = (0..m).filter(|i| visible[d.start * m + i] > 0.0).collect();
+            if held.iter().all(|i| seen.binary_search(i).is_ok()) && !held.is_empty() {
+                // a little more than before: one after the other
+                for i in seen.iter().filter(|i| held.binary_search(i).is_err()) {
+                    let phi = written.clone().narrow(1, *i, 1);
+                    let v = value.clone().narrow(1, *i, 1).swap_dims(1, 2);
+                    let [mt, z] = memory;
+                    let rest = -phi.clone() + 1.0;
+                    memory = [mt * rest.clone() + v.matmul(phi.clone()), z * rest + phi];
+                }
+            } else if seen.is_empty() {
+                memory = [nowhere(v), nowhere(1)];
+            } else {
+                let rows: Vec<i64> = seen.iter().map(|i| *i as i64).collect();
+                let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [seen.len()]), (&device, DType::I64));
+                let left = left.clone().select(1, rows.clone());
                 // the sum over those that were written later
                 let later = left.clone().sum_dim(1) - left.cumsum(1);
-                let kept = written.clone().select(1, seen.clone()) * later.exp();
-                den = (phi.clone() * kept.clone().sum_dim(1)).sum_dim(2);
-                num = phi.matmul(kept.swap_dims(1, 2).matmul(value.clone().select(1, seen)));
+                let kept = written.clone().select(1, rows.clone()) * later.exp();
+                let value = value.clone().select(1, rows);
+                memory = [value.swap_dims(1, 2).matmul(kept.clone()), kept.sum_dim(1)];
             }
-            ((num + nothing.clone()) / (den + null.clone())).swap_dims(0, 1).reshape([d.len(), h * v])
-        });
-        Tensor::cat(reads.collect(), 0)
+            held = seen;
+            let [num, den] = memory.clone().map(|m| phi.clone().matmul(m.swap_dims(1, 2)));
+            reads.push(((num + nothing.clone()) / (den + null.clone())).swap_dims(0, 1).reshape([d.len(), h * v]));
+        }
+        Tensor::cat(reads, 0)
     }
 
     /// Read gates' logits `[n, H]`.
