@@ -7,6 +7,7 @@ mod cache;
 mod cli;
 mod commands;
 mod console;
+mod hub;
 mod models;
 mod progress;
 mod report;

@@ -9,6 +9,7 @@ use infini::folder::{self, Loaded};
 use infini_format::hash::short;
 
 use crate::cache;
+use crate::hub::{self, HubModel};
 
 /// The model that commands take when none is named.
 pub const DEFAULT: &str = "models/passkey";
@@ -16,7 +17,7 @@ pub const DEFAULT: &str = "models/passkey";
 /// The flag `--model`.
 #[derive(Args, Debug)]
 pub struct ModelFlag {
-    /// Model folder (ours or Hugging Face's), GGUF file, or the name of a shipped or pulled model
+    /// Model folder (ours or Hugging Face's), GGUF file, or the name of a shipped or pulled model (hf:OWNER/NAME)
     #[arg(long, value_name = "MODEL", default_value = DEFAULT)]
     pub model: PathBuf,
     /// Adapter of the model: a memory for a trained decoder (made by `infini adapt`); one of keys and one that counts go together
@@ -43,10 +44,13 @@ pub fn load(dir: &Path) -> Result<Loaded> {
 
 /// The folder or file that `name` means: itself if it exists, else a shipped model of that name, looked for in
 /// `INFINI_MODELS`, in `models` of the working directory, and in `models` beside or above the executable, else a
-/// downloaded one.
+/// downloaded one; `hf:OWNER/NAME` is one of Hugging Face's hub.
 pub fn find(name: &Path) -> Result<PathBuf> {
     if name.exists() {
         return Ok(name.to_path_buf());
+    }
+    if let Some(model) = name.to_str().map(HubModel::parse).transpose()?.flatten() {
+        return hub::find(&model);
     }
     let bare = name.strip_prefix("models").unwrap_or(name);
     if bare.components().count() == 1 {

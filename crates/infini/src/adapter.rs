@@ -6,8 +6,9 @@
 //! stands, from the layer's input one token earlier) and of the words around it (a pool of token embeddings), so
 //! that facts with different names do not mix. Equations (29)–(32) of `docs/math.md`.
 //!
-//! While nothing has left the window nothing is read: inside the first span the logits are those of the base with that
-//! window, bit by bit, and the base's own but for the order of sums; inside the first segment these, too, bit by bit.
+//! While nothing has left the window nothing is read: an input that fits the first span, read in the same calls, has the
+//! base's own logits, bit by bit, with that window and with full attention. Of a longer input the first span's are the
+//! window's, bit by bit, and full attention's but for the order of sums where few queries are computed otherwise than many.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -19,6 +19,10 @@ use crate::weights::{Source, Weights};
 
 /// Name of an adapter's file in the folder of its model.
 pub const ADAPTER: &str = "adapter.safetensors";
+/// Name of the file with all weights.
+pub const WEIGHTS: &str = "model.safetensors";
+/// Name of the file that says which of several files has which weight.
+pub const INDEX: &str = "model.safetensors.index.json";
 /// Largest `config.json` and `tokenizer.json` that are read.
 pub(crate) const MAX_CONFIG: u64 = 1 << 20;
 const MAX_TOKENIZER: u64 = 64 << 20;
@@ -134,18 +138,15 @@ fn unread(path: &Path) -> Result<Unread> {
         )));
     }
     let dir = path;
-    let config_bytes = read(&dir.join("config.json"), MAX_CONFIG)?;
-    let fail = |e: serde_json::Error| Error::Model(format!("{}: {e}", dir.join("config.json").display()));
-    let json: serde_json::Value = serde_json::from_slice(&config_bytes).map_err(fail)?;
+    let (bytes, json) = config_json(dir)?;
     if pretrained::is_huggingface(&json) {
         return pretrained::read_huggingface(dir, &json);
     }
-    let config: ModelConfig = serde_json::from_slice(&config_bytes).map_err(fail)?;
-    config.check()?;
-    let weight_bytes = read(&dir.join("model.safetensors"), MAX_WEIGHTS)?;
+    let config = own_config(dir, &bytes)?;
+    let path = dir.join(WEIGHTS);
+    let weight_bytes = read(&path, MAX_WEIGHTS)?;
     let (tokenizer, tokenizer_bytes) = read_tokenizer(dir, &config)?;
     let identity = identity(&config, sha256(&weight_bytes), &tokenizer_bytes);
-    let path = dir.join("model.safetensors");
     let file = TensorFile::parse(weight_bytes).map_err(|e| at(&path, Error::Model(e.to_string())))?;
     let source = Source::of_files(&config, path, vec![file], &|_| true)?;
     let path = dir.join("generation_config.json");
@@ -156,6 +157,47 @@ fn unread(path: &Path) -> Result<Unread> {
         stop = generation.stop_strings;
     }
     Ok(Unread { config, weights: source, tokenizer, identity, stop, end: Vec::new(), template: None })
+}
+
+/// The bytes of a folder's `config.json`, and what they say.
+fn config_json(dir: &Path) -> Result<(Vec<u8>, serde_json::Value)> {
+    let path = dir.join("config.json");
+    let bytes = read(&path, MAX_CONFIG)?;
+    let json = serde_json::from_slice(&bytes).map_err(|e| at(&path, Error::Model(e.to_string())))?;
+    Ok((bytes, json))
+}
+
+/// Out of a `config.json` of this project.
+fn own_config(dir: &Path, bytes: &[u8]) -> Result<ModelConfig> {
+    let fail = |e: serde_json::Error| at(&dir.join("config.json"), Error::Model(e.to_string()));
+    let config: ModelConfig = serde_json::from_slice(bytes).map_err(fail)?;
+    config.check()?;
+    Ok(config)
+}
+
+/// What the model in a folder is, by its `config.json` alone: whether it can be read at all, before its weights are there.
+///
+/// # Errors
+/// A missing or damaged file, or a model that is not read.
+pub fn config(dir: &Path) -> Result<ModelConfig> {
+    let (bytes, json) = config_json(dir)?;
+    if pretrained::is_huggingface(&json) {
+        return pretrained::config(&json).map_err(|e| at(&dir.join("config.json"), e));
+    }
+    own_config(dir, &bytes)
+}
+
+/// Names of the files in which the weights of the model in a folder lie: `model.safetensors`, or the shards that
+/// `model.safetensors.index.json` names if that is there alone. They themselves need not be there.
+///
+/// # Errors
+/// A damaged index, or one of files that are not beside it.
+pub fn weight_files(dir: &Path) -> Result<Vec<String>> {
+    let index = dir.join(INDEX);
+    if dir.join(WEIGHTS).exists() || !index.exists() {
+        return Ok(vec![WEIGHTS.into()]);
+    }
+    pretrained::shards(&index)
 }
 
 /// Who a model of these parts is.

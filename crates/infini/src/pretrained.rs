@@ -19,7 +19,7 @@ use crate::folder::{self, Parts};
 use crate::text::Tokenizer;
 
 pub(crate) use gguf::read as read_gguf;
-pub(crate) use huggingface::{is_huggingface, read as read_huggingface};
+pub(crate) use huggingface::{config, is_huggingface, read as read_huggingface, shards};
 
 /// A head width, 0 where it is the usual one: so that both forms of a model are the same configuration.
 fn explicit(head_dim: usize, hidden: usize, heads: usize) -> usize {

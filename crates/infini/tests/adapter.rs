@@ -1,6 +1,7 @@
 //! A base with an adapter: the base untouched inside the first span, one state for both, bound to each other.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use infini::config::{Activation, Attention};
 use infini::folder;
@@ -38,9 +39,14 @@ fn base() -> (ModelConfig, Weights) {
 }
 
 fn adapter(base: &str, seed: f64) -> Adapter {
+    adapter_of(base, seed, 24, 8)
+}
+
+/// For a base of width `d`, with segments of `segment_len` tokens.
+fn adapter_of(base: &str, seed: f64, d: usize, segment_len: usize) -> Adapter {
     let config = AdapterConfig {
         layer: 1,
-        segment_len: 8,
+        segment_len,
         sink: 2,
         heads: 2,
         value_width: 6,
@@ -55,8 +61,8 @@ fn adapter(base: &str, seed: f64) -> Adapter {
         let x = (0..n).map(|j| ((j as f64 + 1.0) * (seed + 0.61 * i as f64)).sin() as f32);
         (name.to_string(), x.collect())
     };
-    let tensors: BTreeMap<_, _> = config.parameters(24).into_iter().enumerate().map(numbers).collect();
-    Adapter::new(config, base.into(), 24, tensors).unwrap()
+    let tensors: BTreeMap<_, _> = config.parameters(d).into_iter().enumerate().map(numbers).collect();
+    Adapter::new(config, base.into(), d, tensors).unwrap()
 }
 
 fn adapted() -> Model {
@@ -91,10 +97,60 @@ fn the_first_span_is_the_bases_own() {
     let mut state = adapted.state(1);
     state.set_knock_out(true);
     assert!(adapted.forward(&mut state, &x, Want::All) == window, "knocked out, but not silent");
-    // up to the span in one call there is only one way to compute: bit for bit
-    let short = &x[..8];
-    let run = |m: &Model| m.forward(&mut m.state(1), short, Want::All);
-    assert!(run(&adapted) == run(&plain), "another computation inside the first segment");
+}
+
+/// Logits of `x` in calls that end at `cuts` and at its end.
+fn read(model: &Model, x: &[u32], cuts: &[usize]) -> Vec<f32> {
+    let (mut state, mut from, mut logits) = (model.state(1), 0, Vec::new());
+    for to in cuts.iter().copied().filter(|cut| *cut < x.len()).chain([x.len()]) {
+        logits.extend(model.forward(&mut state, &x[from..to], Want::All));
+        from = to;
+    }
+    logits
+}
+
+/// Random weights in the shapes of Llama, Mistral (wide heads, a head of its own) and Qwen2 (biases at q, k and v): what
+/// fits the first span has the very logits of the unadapted model, with that window and with full attention.
+#[test]
+fn an_input_that_fits_the_first_span_is_the_unadapted_models_bit_by_bit() {
+    for family in ["llama", "mistral", "qwen2"] {
+        let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/pretrained").join(family);
+        let plain = folder::load(&home).unwrap();
+        let d = plain.model.config().hidden_size;
+        for s in [8, 16] {
+            let model = || folder::load(&home).unwrap().model;
+            let (mut window, mut keys, mut counts) = (model(), model(), model());
+            let recall = adapter_of(&plain.identity.weights, 0.3, d, s);
+            window.narrow(recall.config().window()).unwrap();
+            keys.attach(recall).unwrap();
+            counts.attach_tally(tally_of(&plain.identity.weights, window.config().vocab_size, s)).unwrap();
+            for n in [1, s - 1, s, s + 1, 2 * s - 1, 2 * s] {
+                let x = tokens(n, 5);
+                for cuts in [&[][..], &[3], &[s], &[1, s - 1, s + 2], &[5, s + 5]] {
+                    let full = read(&plain.model, &x, cuts);
+                    for (what, model) in [("a window", &window), ("keys", &keys), ("counts", &counts)] {
+                        assert!(read(model, &x, cuts) == full, "{family}, {n} tokens, cut at {cuts:?}: {what}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// As above where a span is many tiles of keys and more than one block of the head.
+#[test]
+fn a_long_first_span_is_full_attentions_bit_by_bit() {
+    let (config, weights) = base();
+    let plain = Model::new(config, weights).unwrap();
+    let make = || Model::new(base().0, base().1).unwrap();
+    let (mut keys, mut counts) = (make(), make());
+    keys.attach(adapter_of(&"0".repeat(64), 0.3, 24, 150)).unwrap();
+    counts.attach_tally(tally_of(&"0".repeat(64), V, 150)).unwrap();
+    let x = tokens(300, 8);
+    for cuts in [&[][..], &[151], &[70, 290, 299]] {
+        let full = read(&plain, &x, cuts);
+        assert!(read(&keys, &x, cuts) == full && read(&counts, &x, cuts) == full, "{cuts:?}");
+    }
 }
 
 #[test]
@@ -187,10 +243,14 @@ fn adapters_and_memories_know_whose_they_are() {
 
 /// That counts, in the same window.
 fn tally(base: &str) -> Tally {
-    let config = TallyConfig { segment_len: 8, sink: 2, orders: 1, cells: 64, hidden: 2 };
+    tally_of(base, V, 8)
+}
+
+fn tally_of(base: &str, vocab: usize, segment_len: usize) -> Tally {
+    let config = TallyConfig { segment_len, sink: 2, orders: 1, cells: 64, hidden: 2 };
     let numbers = |n: usize| (0..n).map(|i| (i as f32 + 0.5).sin()).collect::<Vec<f32>>();
     let network = [numbers(2 * config.features()), numbers(2), vec![0.7, 0.4], vec![0.3]];
-    Tally::new(config, base.into(), vec![-6.0; V], network).unwrap()
+    Tally::new(config, base.into(), vec![-6.0; vocab], network).unwrap()
 }
 
 #[test]

@@ -188,15 +188,11 @@ impl Attention {
         if let Some(own) = &self.own {
             piece.own = own.project(p, state, h);
         }
-        let s = p.config.infini.segment_len as u64;
         let mut done = 0;
         while done < t {
             let position = p.position + done as u64;
-            let n = match self.kind {
-                LayerKind::Full => t - done,
-                _ => (t - done).min((s - position % s) as usize),
-            };
-            self.segment(p, state, &mut piece, position, done, n);
+            let n = (t - done).min(self.undisturbed(position));
+            self.stretch(p, state, &mut piece, position, done, n);
             done += n;
         }
         self.o.forward(&piece.y, x, true);
@@ -251,8 +247,20 @@ impl Attention {
         Piece { q, k, v, w, a, gate, y, own: OwnPiece::default() }
     }
 
-    /// Tokens `done..done + n` of the piece, all of one segment.
-    fn segment(&self, p: &Place, state: &mut LayerState, piece: &mut Piece, position: u64, done: usize, n: usize) {
+    /// Tokens from `position` on until something is written or leaves the window: the rest of a segment; at the beginning of
+    /// the first span, which so is computed as full attention would, bit by bit.
+    fn undisturbed(&self, position: u64) -> usize {
+        let s = self.settings.segment_len as u64;
+        let first = s * (self.settings.lag as u64 + 1);
+        match self.kind {
+            LayerKind::Full => usize::MAX,
+            _ if position < first => (first - position) as usize,
+            _ => (s - position % s) as usize,
+        }
+    }
+
+    /// Tokens `done..done + n` of the piece, no more than are [`undisturbed`](Attention::undisturbed).
+    fn stretch(&self, p: &Place, state: &mut LayerState, piece: &mut Piece, position: u64, done: usize, n: usize) {
         let (b, t, c) = (p.batch, p.tokens, p.config);
         let (h, hkv, d) = (c.num_attention_heads, c.kv_heads(), c.head_width());
         let start = window_start(c, self.kind, position);

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::config::{Activation, Attention, ModelConfig};
 use crate::error::{Error, Result};
-use crate::folder::{MAX_CONFIG, MAX_WEIGHTS, Unread, at, identity, read as read_file, read_tokenizer};
+use crate::folder::{MAX_CONFIG, MAX_WEIGHTS, Unread, at, identity, read as read_file, read_tokenizer, weight_files};
 use crate::text::chat::TemplateSource;
 use crate::weights::Source;
 
@@ -362,12 +362,8 @@ fn template(dir: &Path) -> Result<Option<TemplateSource>> {
 
 /// The weights out of `model.safetensors`, or out of the shards that its index names; and their hash.
 fn source(dir: &Path, config: &ModelConfig) -> Result<(Source, String)> {
-    let index = dir.join("model.safetensors.index.json");
-    let single = dir.join("model.safetensors");
-    let files =
-        if single.exists() || !index.exists() { vec!["model.safetensors".to_string()] } else { shards(&index)? };
     let (mut parsed, mut hashes) = (Vec::new(), Vec::new());
-    for name in files {
+    for name in weight_files(dir)? {
         let path = dir.join(&name);
         let bytes = read_file(&path, MAX_WEIGHTS)?;
         hashes.push(sha256(&bytes));
@@ -381,7 +377,7 @@ fn source(dir: &Path, config: &ModelConfig) -> Result<(Source, String)> {
 }
 
 /// The files that an index names, sorted.
-fn shards(index: &Path) -> Result<Vec<String>> {
+pub(crate) fn shards(index: &Path) -> Result<Vec<String>> {
     let bad = |why: &str| Error::Model(format!("{}: {why}", index.display()));
     let json: Value = serde_json::from_slice(&read_file(index, 16 * MAX_CONFIG)?).map_err(|e| bad(&e.to_string()))?;
     let map = json["weight_map"].as_object().ok_or_else(|| bad("there is no weight_map"))?;
