@@ -10,6 +10,8 @@
 //! base's own logits, bit by bit, with that window and with full attention. Of a longer input the first span's are the
 //! window's, bit by bit, and full attention's but for the order of sums where few queries are computed otherwise than many.
 
+pub mod paper;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -18,6 +20,7 @@ use infini_format::io::{self, PUBLIC, RealIo};
 use infini_format::tensors::{Dtype, Tensor, TensorFile, TensorView, serialize};
 use serde::{Deserialize, Serialize};
 
+use self::paper::Paper;
 use crate::bound;
 use crate::config::{InfiniConfig, ModelConfig};
 use crate::error::{Error, Result};
@@ -264,8 +267,8 @@ impl Adapter {
 }
 
 impl Loaded {
-    /// Puts the adapter of a file, or its counting memory, onto the model; the other kind, if there is one, stays. Memory
-    /// files then belong to all of them.
+    /// Puts the adapter of a file ([`Adapter`], [`Paper`]), or its counting memory ([`Tally`]), onto the model; a counting memory
+    /// and one of the adapters go together. Memory files then belong to all of them.
     ///
     /// # Errors
     /// A file that is damaged or no adapter; one of another base.
@@ -291,14 +294,22 @@ impl Loaded {
                 infini_format::hash::short(&self.identity.weights)
             )))
         };
-        if file.metadata.get("format").is_some_and(|f| f == tally::FORMAT) {
-            let tally = Tally::from_file(&file).map_err(at)?;
-            mine(tally.base())?;
-            self.model.attach_tally(tally).map_err(at)?;
-        } else {
-            let adapter = Adapter::from_file(&file).map_err(at)?;
-            mine(&adapter.base)?;
-            self.model.attach(adapter).map_err(at)?;
+        match file.metadata.get("format").map(String::as_str) {
+            Some(tally::FORMAT) => {
+                let tally = Tally::from_file(&file).map_err(at)?;
+                mine(tally.base())?;
+                self.model.attach_tally(tally).map_err(at)?;
+            }
+            Some(paper::FORMAT) => {
+                let paper = Paper::from_file(&file).map_err(at)?;
+                mine(paper.base())?;
+                self.model.attach_paper(&paper).map_err(at)?;
+            }
+            _ => {
+                let adapter = Adapter::from_file(&file).map_err(at)?;
+                mine(&adapter.base)?;
+                self.model.attach(adapter).map_err(at)?;
+            }
         }
         // two adapters in either order are the same pair
         self.identity.adapter = Some(match self.identity.adapter.take() {

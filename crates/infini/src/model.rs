@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use infini_kernels::{norm, rope};
 
 use crate::adapter::Adapter;
+use crate::adapter::paper::Paper;
 use crate::config::{Activation, Attention as Kind, InfiniConfig, ModelConfig, SUMMARIES};
 use crate::error::{Error, Result};
 use crate::layers::attention::{Attention, Place};
@@ -222,15 +223,37 @@ impl Model {
             let (d, width) = (self.config.hidden_size, adapter.width());
             return Err(Error::Model(format!("the adapter is for a hidden size of {width}, the model's is {d}")));
         }
-        let plain = self.config.infini.conv == 0 && self.config.infini.kv_conv == 0;
-        if !(plain && matches!(self.config.attention, Kind::Full | Kind::Local)) {
-            return Err(Error::Model(
-                "has a memory or convolutions of its own: only a plain decoder takes this adapter".into(),
-            ));
-        }
+        self.check_plain()?;
         self.fit_window(c.window())?;
         self.recall = Some(Recall::new(&adapter));
         Ok(())
+    }
+
+    /// Narrows the model to the window of the paper's form and makes its layer one with a memory, of the learned weights; a
+    /// counting memory stays.
+    ///
+    /// # Errors
+    /// Tensors that are not the layer's, a model that cannot have a memory ([`Model::fit_window`]).
+    pub fn attach_paper(&mut self, paper: &Paper) -> Result<()> {
+        paper.check(&self.config)?;
+        self.check_plain()?;
+        if self.recall.is_some() {
+            return Err(Error::Model("the model has an adapter with a memory already: use one of the two".into()));
+        }
+        let (l, config) = (paper.config().layer, paper.config().model(&self.config));
+        self.fit_window(config.infini.clone())?;
+        self.layers[l].attention = Attention::new(&config, l, &mut |name| paper.get(name).to_vec());
+        (self.layout, self.config) = (config.clone(), config);
+        Ok(())
+    }
+
+    /// Refuses a model whose layers have a memory or convolutions of their own.
+    fn check_plain(&self) -> Result<()> {
+        let plain = self.config.infini.conv == 0 && self.config.infini.kv_conv == 0;
+        if plain && matches!(self.config.attention, Kind::Full | Kind::Local) {
+            return Ok(());
+        }
+        Err(Error::Model("has a memory or convolutions of its own: only a plain decoder takes this adapter".into()))
     }
 
     /// Gives the model the window of a counting memory and puts that memory behind its head; an adapter's memory stays.

@@ -28,6 +28,7 @@ alone. OUT/pool keeps what the frozen lower layers make of the training document
 command goes on.",
     after_help = "Examples:
   infini adapt smollm2 --config configs/adapt/keys.toml --data DATA --out runs/keys
+  infini adapt smollm2 --config configs/adapt/paper.toml --data DATA --out runs/paper   the paper's own form
   infini adapt smollm2 --config configs/adapt/books.toml --data DATA --out runs/books   counts what followed what
   infini eval passkey --model smollm2 --adapter runs/keys/adapter.safetensors"
 )]
@@ -35,7 +36,7 @@ pub struct Adapt {
     /// The model
     #[arg(value_name = "MODEL")]
     model: PathBuf,
-    /// TOML with the sections [adapter] (or [tally]), [data] and [train]
+    /// TOML with the sections [adapter] (or [tally]), [data] and [train]; [paper] for the paper's own form
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
     /// Folder of texts: DIR/train/*.txt

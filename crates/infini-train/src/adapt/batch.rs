@@ -157,7 +157,7 @@ impl<'a> Batch<'a> {
 
 /// Whose keys and whose filler a document's memory also holds: those of documents with other names, each with
 /// probability `p`; filler with one half.
-fn together(docs: &[(&Document, &Tail)], p: f64, rng: &mut ChaCha8Rng) -> (Vec<Vec<bool>>, Vec<Vec<bool>>) {
+pub fn together(docs: &[(&Document, &Tail)], p: f64, rng: &mut ChaCha8Rng) -> (Vec<Vec<bool>>, Vec<Vec<bool>>) {
     let n = docs.len();
     let (mut joined, mut filler) = (vec![vec![false; n]; n], vec![vec![false; n]; n]);
     for i in 0..n {

@@ -1,4 +1,4 @@
-//! The configuration of an adaptation: TOML with the sections `[adapter]`, `[data]` and `[train]`.
+//! The configuration of an adaptation: TOML with the sections `[adapter]`, `[data]` and `[train]`; `[paper]` for the paper's form.
 
 use std::collections::BTreeMap;
 
@@ -18,6 +18,26 @@ pub struct AdaptConfig {
     pub data: PoolConfig,
     /// How they are learned from.
     pub train: StagesConfig,
+    /// The paper's form of memory in place of the adapter's: of `[adapter]` only `layer`, `segment_len` and `sink` count then,
+    /// of `[train]` the third stage.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paper: Option<GateConfig>,
+}
+
+/// The gates between window and memory in the paper's form.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GateConfig {
+    /// First value of every β: the gate is σ(β).
+    pub gate: f64,
+    /// Peak learning rate of the β.
+    pub gate_lr: f64,
+}
+
+impl Default for GateConfig {
+    fn default() -> Self {
+        GateConfig { gate: -4.0, gate_lr: 2e-2 }
+    }
 }
 
 /// The pool of documents: `[opening] filler with key sentences | a free segment | tail with questions`.
@@ -245,6 +265,17 @@ impl AdaptConfig {
         if d.facts.as_ref().is_some_and(|f| f.tasks.is_empty()) {
             return bad("data.facts", "no task: name one, such as qa1".into());
         }
+        if let Some(p) = &self.paper {
+            if t.steps[..2] != [0, 0] {
+                return bad("train.steps", "the paper's form has the third stage alone: write [0, 0, n]".into());
+            }
+            if p.gate.is_nan() || p.gate.abs() > 30.0 {
+                return bad("paper.gate", format!("{} is no number from -30 to 30", p.gate));
+            }
+            if !(p.gate_lr.is_finite() && p.gate_lr >= 0.0) {
+                return bad("paper.gate_lr", format!("{} is not a number of at least 0", p.gate_lr));
+            }
+        }
         if t.checkpoint_every == 0 || t.log_every == 0 {
             return bad("train.checkpoint_every", "0: choose 1 or more".into());
         }
@@ -271,6 +302,8 @@ mod tests {
             ("[train]\nlr = [1e-3, nan, 1e-3]", "train.lr"),
             ("[train]\namplify = 0.5", "train.amplify"),
             ("[train]\nsteeps = 3", "steeps"),
+            ("[paper]", "train.steps"),
+            ("[train]\nsteps = [0, 0, 9]\n[paper]\ngate = nan", "paper.gate"),
             ("[memory]", "memory"),
         ] {
             let e = AdaptConfig::parse(text).unwrap_err().to_string();

@@ -42,6 +42,11 @@ impl Leaves {
         self.leaves.iter().find(|l| l.name == name).unwrap_or_else(|| panic!("nothing learned is called {name}"))
     }
 
+    /// Whether a tensor of that name is learned.
+    pub fn has(&self, name: &str) -> bool {
+        self.leaves.iter().any(|l| l.name == name)
+    }
+
     /// A tensor in its shape.
     ///
     /// # Panics

@@ -3,7 +3,8 @@
 //! What makes it cheap: the layers below the memory know nothing of it, so what they make of a document is computed
 //! once ([`pool`]); memories are sums, so those of several short documents together are the memory of a long one; and
 //! the layers above are entered last ([`stages`]): first the memory alone learns to name digits, then it speaks
-//! through the output head as if nothing lay between, then through the true layers.
+//! through the output head as if nothing lay between, then through the true layers. The paper's form (`paper`) has
+//! the last of these alone.
 
 mod batch;
 pub mod config;
@@ -11,6 +12,7 @@ mod facts;
 mod graph;
 mod leaves;
 mod objective;
+mod paper;
 pub mod pool;
 mod run;
 pub mod stages;

@@ -24,6 +24,9 @@ impl Stages<'_> {
     pub(super) fn loss(&self, stage: usize, docs: &[(usize, usize)], rng: &mut ChaCha8Rng) -> (Tensor<1>, Report) {
         let t = &self.config.train;
         let docs: Vec<_> = docs.iter().map(|(i, t)| (&self.documents[*i], &self.documents[*i].tails[*t])).collect();
+        if self.config.paper.is_some() {
+            return self.paper_loss(docs, rng);
+        }
         let rows = Rows::new(&docs);
         let x: Vec<f32> = docs.iter().flat_map(|(doc, _)| &doc.x).copied().collect();
         let x = constant(x, [rows.tails, self.width], &self.device);
@@ -138,7 +141,7 @@ impl Stages<'_> {
     }
 
     /// Cross-entropy of answers and divergence from the base elsewhere, of the queries' final hidden states.
-    fn spoken(&self, batch: &Batch, hidden: Tensor<2>, report: &mut Report) -> Tensor<1> {
+    pub(super) fn spoken(&self, batch: &Batch, hidden: Tensor<2>, report: &mut Report) -> Tensor<1> {
         let select = |rows: &[usize]| hidden.clone().select(0, self.index(rows.iter().copied()));
         let targets: Vec<usize> = batch.answers.iter().map(|q| batch.target(*q) as usize).collect();
         let loss = score(self.upper.logits(select(&batch.answers)), &targets, batch, report);

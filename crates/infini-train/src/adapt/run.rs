@@ -12,7 +12,6 @@ use infini::folder::Loaded;
 use infini::tasks::wording::answer;
 use infini_format::checkpoint;
 use infini_format::io::{PUBLIC, RealIo, atomic_write};
-use infini_format::tensors::Dtype;
 use serde::{Deserialize, Serialize};
 
 use super::config::AdaptConfig;
@@ -132,7 +131,10 @@ pub fn adapt(
         Some(_) => facts::classes(&documents, vocabulary),
         None => (0..vocabulary as u32).map(class).collect(),
     };
-    let mut stages = Stages::new(config, &base.model, documents, classes, &options.device);
+    let mut stages = match config.paper {
+        Some(_) => Stages::paper_form(config, &base.model, documents, &options.device),
+        None => Stages::new(config, &base.model, documents, classes, &options.device),
+    };
     let checkpoints = out.join("checkpoint");
     let mut saved = Saved { step: 0, seconds: 0.0, in_a_row: 0, config: config.clone(), metrics: String::new() };
     if let Some(loaded) = checkpoint::load(&RealIo, &checkpoints).map_err(Error::file)? {
@@ -177,7 +179,7 @@ pub fn adapt(
         let stop = (options.stop)();
         if stop || saved.step.is_multiple_of(config.train.checkpoint_every) || saved.step == steps {
             save(&stages, &saved)?;
-            stages.adapter(&base.identity.weights)?.save(&out.join("adapter.safetensors"), Dtype::BF16)?;
+            stages.save(&base.identity.weights, &out.join("adapter.safetensors"))?;
         }
         if stop && saved.step < steps {
             return Ok(unfinished(saved.step, saved.seconds));

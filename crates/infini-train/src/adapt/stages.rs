@@ -1,17 +1,20 @@
 //! The three stages, one step at a time.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use burn::tensor::Device;
 use infini::adapter::Adapter;
 use infini::eval::Count;
 use infini::model::Model;
+use infini_format::tensors::Dtype;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::config::AdaptConfig;
 use super::leaves::{Leaves, host};
+use super::paper::GATES;
 use super::pool::{Answer, Document};
 use super::upper::{Upper, constant};
 use super::whiten::Whitening;
@@ -82,10 +85,10 @@ impl Report {
 /// A memory in training.
 pub struct Stages<'a> {
     pub(super) config: &'a AdaptConfig,
-    model: &'a Model,
+    pub(super) model: &'a Model,
     pub(super) documents: Vec<Document>,
     /// The last ones are held out.
-    held_out: usize,
+    pub(super) held_out: usize,
     /// Class of every token in the first stage.
     pub(super) class: Vec<usize>,
     pub(super) body: Body,
@@ -98,7 +101,7 @@ pub struct Stages<'a> {
     /// Hidden size of the base.
     pub(super) width: usize,
     /// The base's embedding.
-    embedding: Vec<f32>,
+    pub(super) embedding: Vec<f32>,
 }
 
 impl<'a> Stages<'a> {
@@ -165,15 +168,13 @@ impl<'a> Stages<'a> {
         let width = c.heads * c.value_width;
         let classes = 1 + class.iter().max().copied().unwrap_or(0);
         values.push(("digits", vec![classes, width], vec![0.0; classes * width]));
-        let end = c.sink + 2 * c.segment_len - c.segment_len / 8;
-        let held_out = (documents.len() / 16).max(1).min(documents.len() - 1);
         Stages {
             config,
             model,
-            held_out,
+            held_out: held_out(documents.len()),
             class,
             body: Body::of(&device),
-            upper: Upper::new(model, c.layer, config.data.tail, end, &device),
+            upper: upper(config, model, &device),
             leaves: Leaves::new(values, &device),
             documents,
             words,
@@ -197,11 +198,18 @@ impl<'a> Stages<'a> {
         self.leaves.restore(bytes)
     }
 
-    /// The adapter as it is, bound to the base of hash `base`.
+    /// Writes the adapter as it is, bound to the base of hash `base`.
     ///
     /// # Errors
-    /// Numbers that are not finite.
-    pub fn adapter(&self, base: &str) -> Result<Adapter> {
+    /// Numbers that are not finite, the disk's.
+    pub fn save(&self, base: &str, path: &Path) -> Result<()> {
+        match self.config.paper {
+            Some(_) => Ok(self.paper(base)?.save(path)?),
+            None => Ok(self.adapter(base)?.save(path, Dtype::BF16)?),
+        }
+    }
+
+    fn adapter(&self, base: &str) -> Result<Adapter> {
         let d = self.model.config().hidden_size;
         let (weight, bias) = self.words.merge(&self.leaves.values("salience"));
         let values = self.config.adapter.parameters(d).into_iter().map(|(name, _)| {
@@ -251,8 +259,13 @@ impl<'a> Stages<'a> {
         let t = &self.config.train;
         let steps = t.steps[stage] as f64;
         let fall = (2.0 * (1.0 - within as f64 / steps)).clamp(0.05, 1.0);
-        let rate = t.lr[stage] * ((within + 1) as f64 / t.warmup.max(1) as f64).min(1.0) * fall;
-        report.skipped = self.leaves.update(self.body, &mut grads, &|name| rate * share(name, stage), t.clip);
+        let rise = ((within + 1) as f64 / t.warmup.max(1) as f64).min(1.0);
+        let paper = &self.config.paper;
+        let rate = |name: &str| match paper {
+            Some(p) if name == GATES => p.gate_lr * rise * fall,
+            _ => t.lr[stage] * rise * fall * share(name, stage),
+        };
+        report.skipped = self.leaves.update(self.body, &mut grads, &rate, t.clip);
         report
     }
 
@@ -319,6 +332,18 @@ impl<'a> Stages<'a> {
     pub(super) fn embedded(&self, id: u32) -> &[f32] {
         &self.embedding[id as usize * self.width..][..self.width]
     }
+}
+
+/// How many of `n` documents are held out.
+pub(super) fn held_out(n: usize) -> usize {
+    (n / 16).max(1).min(n - 1)
+}
+
+/// The layers from the memory's on; a tail stands near the end of its window.
+pub(super) fn upper(config: &AdaptConfig, model: &Model, device: &Device) -> Upper {
+    let c = &config.adapter;
+    let end = c.sink + 2 * c.segment_len - c.segment_len / 8;
+    Upper::new(model, c.layer, config.data.tail, end, device)
 }
 
 /// Share of the stage's learning rate that a tensor gets.

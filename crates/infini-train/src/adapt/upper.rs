@@ -108,24 +108,19 @@ impl Upper {
 
     /// The output of the last layer `[B (1 + U), d]` for the residual stream that enters the first; `added` joins
     /// its attention's output.
-    pub fn forward(&self, mut x: Tensor<2>, mut added: Option<Tensor<2>>) -> Tensor<2> {
-        let (b, len) = (x.dims()[0] / (1 + self.tail), 1 + self.tail);
-        let ids = vec![0; b * len];
-        let t = Tokens { ids: &ids, reset: None, batch: b, len };
-        for l in &self.layers {
-            let h = self.body.rms_norm(x.clone(), l.attention_norm.clone(), self.eps);
-            let mut qkv = [&l.q, &l.k, &l.v].map(|w| self.body.linear(h.clone(), w.clone()));
-            if let Some(bias) = &l.bias {
-                for (y, bias) in qkv.iter_mut().zip(bias) {
-                    *y = y.clone() + bias.clone().unsqueeze();
-                }
-            }
-            let [q, k, v] = qkv;
-            let (q, k) = (self.turn(q, b, self.shape.heads), self.turn(k, b, self.shape.kv_heads));
-            let y = self.body.window(&self.settings, self.shape, &AttentionInputs::new(q, k, v), &t);
-            x = x + self.body.linear(y, l.o.clone());
-            if let Some(added) = added.take() {
-                x = x + added;
+    pub fn forward(&self, mut x: Tensor<2>, added: Option<Tensor<2>>) -> Tensor<2> {
+        x = x.clone() + self.attention(&self.layers[0], x);
+        if let Some(added) = added {
+            x = x + added;
+        }
+        self.above(x)
+    }
+
+    /// The output of the last layer for what leaves the first one's attention.
+    pub fn above(&self, mut x: Tensor<2>) -> Tensor<2> {
+        for (i, l) in self.layers.iter().enumerate() {
+            if i > 0 {
+                x = x.clone() + self.attention(l, x);
             }
             let h = self.body.rms_norm(x.clone(), l.mlp_norm.clone(), self.eps);
             let up = self.body.linear(h.clone(), l.up.clone());
@@ -136,6 +131,27 @@ impl Upper {
             x = x + self.body.linear(inner, l.down.clone());
         }
         x
+    }
+
+    /// What a layer's attention adds to `x`.
+    fn attention(&self, l: &Layer, x: Tensor<2>) -> Tensor<2> {
+        let h = self.body.rms_norm(x, l.attention_norm.clone(), self.eps);
+        let mut qkv = [&l.q, &l.k, &l.v].map(|w| self.body.linear(h.clone(), w.clone()));
+        if let Some(bias) = &l.bias {
+            for (y, bias) in qkv.iter_mut().zip(bias) {
+                *y = y.clone() + bias.clone().unsqueeze();
+            }
+        }
+        self.body.linear(self.window(qkv), l.o.clone())
+    }
+
+    /// Queries, keys and values `[B (1 + U), H D]` without positions: what the window gives each query.
+    pub fn window(&self, [q, k, v]: [Tensor<2>; 3]) -> Tensor<2> {
+        let (b, len) = (q.dims()[0] / (1 + self.tail), 1 + self.tail);
+        let ids = vec![0; b * len];
+        let t = Tokens { ids: &ids, reset: None, batch: b, len };
+        let (q, k) = (self.turn(q, b, self.shape.heads), self.turn(k, b, self.shape.kv_heads));
+        self.body.window(&self.settings, self.shape, &AttentionInputs::new(q, k, v), &t)
     }
 
     /// The final norm.

@@ -4,7 +4,7 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
 /// Directions of most variance, whitened.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Whitening {
     /// Mean of the data, `[d]`.
     pub mean: Vec<f64>,

@@ -257,7 +257,7 @@ fn forget(x: Tensor<4>, gone: &[bool]) -> Tensor<4> {
 }
 
 /// Section 2: φ of the last dimension of `x [B, Hkv, rows, D]`.
-fn phi(x: Tensor<4>, features: Features, fmap: Option<&Tensor<3>>) -> Tensor<4> {
+pub fn phi(x: Tensor<4>, features: Features, fmap: Option<&Tensor<3>>) -> Tensor<4> {
     match features {
         Features::Elu1 => {
             let above = x.clone().greater_scalar(0.0);
