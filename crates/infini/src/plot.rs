@@ -4,12 +4,17 @@
 use std::fmt::Display;
 
 use plotters::coord::ranged1d::ValueFormatter;
+use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::error::{Error, Result};
 use crate::eval::long;
 use crate::eval::passkey::Row;
+
+mod dots;
+
+pub use dots::dots;
 
 const INK: RGBColor = RGBColor(0x1f, 0x23, 0x28);
 const PAPER: RGBColor = RGBColor(0xff, 0xff, 0xff);
@@ -27,12 +32,22 @@ const LINES: [RGBColor; 7] = [
     RGBColor(0x56, 0xb4, 0xe9),
     RGBColor(0x8c, 0x6b, 0xb1),
 ];
+/// Dash and gap in pixels of the second and the third round of colours.
+const DASHES: [Option<(i32, i32)>; 3] = [None, Some((8, 4)), Some((3, 4))];
+
+/// Pictures of curves and dots: as wide as a phone's screen can show without letters too small to read.
+const WIDTH: i32 = 600;
+/// Height of their axes, below title and legend.
+const HEIGHT: i32 = 360;
+/// Their letters.
+const LETTERS: i32 = 15;
 
 /// Points of the map viridis, from 0 to 1.
 const VIRIDIS: [[f64; 3]; 5] =
     [[68.0, 1.0, 84.0], [59.0, 82.0, 139.0], [33.0, 145.0, 140.0], [94.0, 201.0, 98.0], [253.0, 231.0, 37.0]];
 
-/// A curve.
+/// A curve. Its colour and dashes are those of its place among the curves, so that one name can look the same in
+/// several pictures: a curve without points takes up its place and is not drawn.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Series {
     /// Its name in the legend.
@@ -114,12 +129,14 @@ fn grid(title: &str, x: (&str, &[String]), y: (&str, &[String]), fields: &[Field
     if fields.is_empty() {
         return Err(nothing("no rows"));
     }
-    const FIELD: (i32, i32) = (92, 46);
+    // lengths and counts need more room than heads
+    let narrow = fields.iter().all(|f| f.note.is_none());
+    let field = if narrow { (56, 40) } else { (92, 46) };
     // names of tasks are longer than numbers
     let longest = y.1.iter().map(String::len).max().unwrap_or(0) as i32;
     let origin = ((28 + 7 * longest).max(76), 64);
-    let right = origin.0 + FIELD.0 * x.1.len() as i32;
-    let bottom = origin.1 + FIELD.1 * y.1.len() as i32;
+    let right = origin.0 + field.0 * x.1.len() as i32;
+    let bottom = origin.1 + field.1 * y.1.len() as i32;
     let width = (right + 24).max(title.len() as i32 * 9 + 24);
     draw((width as u32, bottom as u32 + 58), |area| {
         let middle = Pos::new(HPos::Center, VPos::Center);
@@ -131,19 +148,19 @@ fn grid(title: &str, x: (&str, &[String]), y: (&str, &[String]), fields: &[Field
         write(y.0, (12, origin.1 - 16), 13, INK, Pos::new(HPos::Left, VPos::Center))?;
         write(x.0, ((origin.0 + right) / 2, bottom + 38), 13, INK, middle)?;
         for (i, name) in x.1.iter().enumerate() {
-            write(name, (origin.0 + FIELD.0 * i as i32 + FIELD.0 / 2, bottom + 16), 13, INK, middle)?;
+            write(name, (origin.0 + field.0 * i as i32 + field.0 / 2, bottom + 16), 13, INK, middle)?;
         }
         for (i, name) in y.1.iter().enumerate() {
-            let at = (origin.0 - 12, origin.1 + FIELD.1 * i as i32 + FIELD.1 / 2);
+            let at = (origin.0 - 12, origin.1 + field.1 * i as i32 + field.1 / 2);
             write(name, at, 13, INK, Pos::new(HPos::Right, VPos::Center))?;
         }
         for f in fields {
-            let (left, top) = (origin.0 + FIELD.0 * f.column as i32, origin.1 + FIELD.1 * f.line as i32);
+            let (left, top) = (origin.0 + field.0 * f.column as i32, origin.1 + field.1 * f.line as i32);
             let (colour, ink) = viridis(f.value);
-            let field = [(left + 1, top + 1), (left + FIELD.0 - 1, top + FIELD.1 - 1)];
-            area.draw(&Rectangle::new(field, colour.filled()))?;
-            let centre = left + FIELD.0 / 2;
-            let line = top + if f.note.is_some() { 16 } else { FIELD.1 / 2 };
+            let corners = [(left + 1, top + 1), (left + field.0 - 1, top + field.1 - 1)];
+            area.draw(&Rectangle::new(corners, colour.filled()))?;
+            let centre = left + field.0 / 2;
+            let line = top + if f.note.is_some() { 16 } else { field.1 / 2 };
             write(&format!("{:.3}", f.value), (centre, line), 15, ink, middle)?;
             if let Some(note) = &f.note {
                 write(note, (centre, top + 33), 11, ink, middle)?;
@@ -175,24 +192,78 @@ pub fn lines(title: &str, x: &str, y: &str, log: bool, series: &[Series]) -> Res
     let air = if high > low { 0.05 * (high - low) } else { 0.5 * high.abs().max(1.0) };
     let (low, high) = (low - air, high + air);
     let right = if right > left { right } else { left + left.abs().max(1.0) };
-    draw((760, 440), |area| {
-        let font = |size: i32| ("sans-serif", size).into_font().color(&INK).pos(Pos::new(HPos::Left, VPos::Center));
+    let legend = legend(series);
+    let head = legend.last().map_or(38, |entry| entry.at.1 + 14);
+    draw((WIDTH as u32, (head + HEIGHT) as u32), |area| {
         area.draw(&Text::new(title.to_owned(), (14, 22), font(17)))?;
-        let mut left_of = 14;
-        for (s, colour) in series.iter().zip(LINES.iter().cycle()).filter(|_| series.len() > 1) {
-            area.draw(&PathElement::new([(left_of, 48), (left_of + 20, 48)], colour.stroke_width(3)))?;
-            area.draw(&Text::new(s.name.clone(), (left_of + 26, 48), font(13)))?;
-            left_of += 44 + 7 * s.name.chars().count() as i32;
+        for entry in &legend {
+            let (x, y) = entry.at;
+            let (colour, dash) = style(entry.place);
+            let points = [(x, y), (x + 24, y)];
+            match dash {
+                None => area.draw(&PathElement::new(points, colour.stroke_width(3)))?,
+                Some((dash, gap)) => {
+                    area.draw(&DashedPathElement::new(points, dash, gap, colour.stroke_width(3)))?;
+                }
+            }
+            area.draw(&Text::new(entry.name.to_owned(), (x + 30, y), font(LETTERS)))?;
         }
-        let (_, body) = area.split_vertically(58);
+        let (_, body) = area.split_vertically(head);
         let mut chart = ChartBuilder::on(&body);
-        chart.margin(14).x_label_area_size(42).y_label_area_size(64);
+        chart.margin(8).margin_right(34).x_label_area_size(46).y_label_area_size(64);
+        let axes = Axes { x, y, digits: [digits(right - left), digits(high - low)] };
         if log {
-            curves(chart.build_cartesian_2d((left..right).log_scale().base(2.0), low..high)?, x, y, series)
+            curves(chart.build_cartesian_2d((left..right).log_scale().base(2.0), low..high)?, axes, series)
         } else {
-            curves(chart.build_cartesian_2d(left..right, low..high)?, x, y, series)
+            curves(chart.build_cartesian_2d(left..right, low..high)?, axes, series)
         }
     })
+}
+
+/// One name of a legend: where it stands, and its place among the curves.
+struct Entry<'a> {
+    name: &'a str,
+    place: usize,
+    at: (i32, i32),
+}
+
+/// The names of curves that have points, in as many lines as they need; nothing for a single place.
+fn legend(series: &[Series]) -> Vec<Entry<'_>> {
+    let mut at = (14, 50);
+    let named = series.iter().enumerate().filter(|(_, s)| series.len() > 1 && !s.points.is_empty());
+    named
+        .map(|(place, s)| {
+            let width = 46 + letters(&s.name);
+            if at.0 > 14 && at.0 + width > WIDTH {
+                at = (14, at.1 + 20);
+            }
+            let entry = Entry { name: &s.name, place, at };
+            at.0 += width;
+            entry
+        })
+        .collect()
+}
+
+/// About how wide a text is in [`LETTERS`].
+fn letters(text: &str) -> i32 {
+    (text.chars().count() as f64 * 7.3).ceil() as i32
+}
+
+fn font(size: i32) -> TextStyle<'static> {
+    ("sans-serif", size).into_font().color(&INK).pos(Pos::new(HPos::Left, VPos::Center))
+}
+
+/// Colour of the curve at a place, and its dashes.
+fn style(place: usize) -> (RGBColor, Option<(i32, i32)>) {
+    (LINES[place % LINES.len()], DASHES[place / LINES.len() % DASHES.len()])
+}
+
+/// What stands at two axes: their names and the decimal places of their numbers.
+#[derive(Clone, Copy)]
+struct Axes<'a> {
+    x: &'a str,
+    y: &'a str,
+    digits: [usize; 2],
 }
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
@@ -200,14 +271,38 @@ type Drawn<'a> = std::result::Result<(), DrawingAreaErrorKind<<SVGBackend<'a> as
 
 fn curves<'a, X>(
     mut chart: ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, plotters::coord::types::RangedCoordf64>>,
-    x: &str,
-    y: &str,
+    axes: Axes,
     series: &[Series],
 ) -> Drawn<'a>
 where
     X: Ranged<ValueType = f64> + ValueFormatter<f64>,
 {
-    let font = ("sans-serif", 13).into_font().color(&INK);
+    mesh(&mut chart, axes, &|v| short(*v, axes.digits[0]))?;
+    for (place, s) in series.iter().enumerate() {
+        let (colour, dash) = style(place);
+        let points: Vec<(f64, f64)> = s.points.iter().copied().filter(|p| p.0.is_finite() && p.1.is_finite()).collect();
+        if points.len() <= 40 {
+            chart.draw_series(points.iter().map(|p| Circle::new(*p, 3, colour.filled())))?;
+        }
+        let stroke = colour.stroke_width(2);
+        match dash {
+            None => chart.draw_series(LineSeries::new(points, stroke)).map(drop)?,
+            Some((dash, gap)) => chart.draw_series(DashedLineSeries::new(points, dash, gap, stroke)).map(drop)?,
+        }
+    }
+    Ok(())
+}
+
+/// Axes with their names, and lines behind the picture.
+fn mesh<'a, X>(
+    chart: &mut ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, plotters::coord::types::RangedCoordf64>>,
+    axes: Axes,
+    label: &dyn Fn(&f64) -> String,
+) -> Drawn<'a>
+where
+    X: Ranged<ValueType = f64> + ValueFormatter<f64>,
+{
+    let font = ("sans-serif", LETTERS).into_font().color(&INK);
     chart
         .configure_mesh()
         .axis_style(INK)
@@ -215,20 +310,12 @@ where
         .light_line_style(TRANSPARENT)
         .label_style(font.clone())
         .axis_desc_style(font)
-        .x_desc(x)
-        .y_desc(y)
-        .x_label_formatter(&|v| short(*v))
-        .y_label_formatter(&|v| short(*v))
-        .draw()?;
-    for (s, colour) in series.iter().zip(LINES.iter().cycle()) {
-        let colour = *colour;
-        let points: Vec<(f64, f64)> = s.points.iter().copied().filter(|p| p.0.is_finite() && p.1.is_finite()).collect();
-        if points.len() <= 40 {
-            chart.draw_series(points.iter().map(|p| Circle::new(*p, 3, colour.filled())))?;
-        }
-        chart.draw_series(LineSeries::new(points, colour.stroke_width(2)))?;
-    }
-    Ok(())
+        .x_desc(axes.x)
+        .y_desc(axes.y)
+        .x_labels(9)
+        .x_label_formatter(&label)
+        .y_label_formatter(&|v| short(*v, axes.digits[1]))
+        .draw()
 }
 
 /// Draws on paper and makes ink and paper follow the reader's colour scheme.
@@ -265,7 +352,8 @@ fn viridis(value: f64) -> (RGBColor, RGBColor) {
     (colour, if value < 0.6 { RGBColor(0xfe, 0xfe, 0xfe) } else { RGBColor(0x01, 0x01, 0x01) })
 }
 
-fn thousands(n: usize) -> String {
+/// A number with commas: 131,072.
+pub(crate) fn thousands(n: usize) -> String {
     let digits = n.to_string();
     let mut out = String::new();
     for (i, d) in digits.chars().enumerate() {
@@ -277,18 +365,23 @@ fn thousands(n: usize) -> String {
     out
 }
 
+/// Decimal places that tell the numbers of an axis apart.
+fn digits(range: f64) -> usize {
+    (-(range / 20.0).log10()).ceil().clamp(0.0, 9.0) as usize
+}
+
 /// A number on an axis.
-fn short(v: f64) -> String {
-    match v.abs() {
-        a if a >= 1e6 => format!("{}M", trim(v / 1e6)),
-        a if a >= 1e4 => format!("{}k", trim(v / 1e3)),
-        _ => trim(v),
+fn short(v: f64, digits: usize) -> String {
+    match v {
+        v if v.abs() >= 1e6 => format!("{}M", trim(v / 1e6, 3)),
+        v if v >= 1e3 && v.fract() == 0.0 => thousands(v as usize),
+        _ => trim(v, digits),
     }
 }
 
-fn trim(v: f64) -> String {
-    let text = format!("{v:.3}");
-    let text = text.trim_end_matches('0').trim_end_matches('.');
+fn trim(v: f64, digits: usize) -> String {
+    let text = format!("{v:.digits$}");
+    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
     if text == "-0" { "0".into() } else { text.into() }
 }
 
@@ -348,10 +441,31 @@ mod tests {
         assert!(lines("t", "x", "y", false, &[series("dot", &[(0.0, 0.0)])]).is_ok());
         assert!(lines("t", "x", "y", true, &[series("dot", &[(0.0, 0.0)])]).is_err());
         assert!(lines("t", "x", "y", false, &[]).is_err());
-        assert_eq!(
-            (short(1_048_576.0).as_str(), short(131_072.0).as_str(), short(0.25).as_str()),
-            ("1.049M", "131.072k", "0.25")
-        );
+    }
+
+    #[test]
+    fn numbers_of_an_axis_differ() {
+        let of = |v, range| short(v, digits(range));
+        assert_eq!((of(1_048_576.0, 1e6), of(131_072.0, 1e5)), ("1.049M".into(), "131,072".into()));
+        assert_eq!((of(0.25, 1.0), of(4.0, 0.5), of(100.0, 500.0)), ("0.25".into(), "4".into(), "100".into()));
+        assert_eq!((of(0.7855, 0.005), of(0.7850, 0.005)), ("0.7855".into(), "0.785".into()));
+    }
+
+    #[test]
+    fn many_curves_are_told_apart() {
+        let names: Vec<String> = (0..17).map(|i| format!("a-run-of-some-length-{i}")).collect();
+        let mut series: Vec<Series> =
+            names.iter().map(|name| Series { name: name.clone(), points: vec![(0.0, 0.0), (1.0, 1.0)] }).collect();
+        let looks: std::collections::BTreeSet<String> = (0..17).map(|i| format!("{:?}", style(i))).collect();
+        assert_eq!(looks.len(), 17);
+        series[3].points.clear();
+        let entries = legend(&series);
+        assert_eq!((entries.len(), entries[3].place, entries[3].at.1), (16, 4, 70));
+        assert!(entries.iter().all(|e| e.at.0 + 30 + letters(e.name) <= WIDTH));
+        let svg = lines("t", "x", "y", false, &series).unwrap();
+        for (i, name) in names.iter().enumerate() {
+            assert_eq!(svg.contains(&format!("{name}\n")), i != 3, "{name}");
+        }
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Runs as one page: tables and pictures in a single HTML file that needs nothing else, light and dark, wide and narrow.
 //!
 //! A run is a folder: `metrics.jsonl` of its training, if there is one, and any `*.json` that `infini eval perplexity`,
-//! `infini eval copy` or `infini demo --book` wrote there. The first run is what the others are compared with, document by document.
+//! `infini eval copy` or `infini demo --book` wrote there. Runs are compared on what they all scored: each text (the same documents, the same
+//! number of tokens of each) has tables and pictures of its own, where the first run that read it is what the others are
+//! compared with, document by document.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -11,7 +13,11 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::footprint::paper_table;
-use crate::plot::{self, Series};
+use crate::plot::{self, Series, thousands};
+
+mod texts;
+
+use texts::{Text, texts};
 
 /// Largest file of a run that is read.
 const MAX_FILE: u64 = 256 << 20;
@@ -78,14 +84,10 @@ impl Run {
         }
     }
 
-    /// The perplexity of whole documents with the memory read so; of several the first by name.
-    fn perplexity(&self, reads: &str) -> Option<&Value> {
-        self.evals.values().find(|v| v["reads"] == reads && v["loss"].is_number())
-    }
-
-    /// Of `infini demo --book`.
+    /// Of `infini demo --book`, if the model has a say in how much it writes.
     fn writes(&self) -> Option<&Vec<Value>> {
-        self.evals.values().find_map(|v| v["writes"].as_array().filter(|w| !w.is_empty()))
+        let chosen = |w: &&Vec<Value>| w.iter().any(|w| w["strength"] != 1.0);
+        self.evals.values().find_map(|v| v["writes"].as_array().filter(chosen))
     }
 
     fn copies(&self) -> Option<&Vec<Value>> {
@@ -113,67 +115,77 @@ pub fn report(title: &str, runs: &[Run]) -> Result<Report> {
     if runs.is_empty() {
         return Err(Error::Input("nothing to report: name at least one run folder".into()));
     }
-    let mut body = format!("<h1>{}</h1>\n", escape(title));
-    let mut pictures = Vec::new();
-    if let Some(table) = perplexities(runs) {
-        section(&mut body, "Perplexity of whole documents", &table);
-    }
-    if let Some(table) = recurring(runs) {
-        section(&mut body, "Words by where they last stood (nats per token)", &table);
+    let mut page = Page { body: format!("<h1>{}</h1>\n", escape(title)), pictures: Vec::new() };
+    for text in texts(runs) {
+        text.write(&mut page)?;
     }
     if let Some(table) = copies(runs) {
-        section(&mut body, "Copying: nats per token of a passage, and of its copy behind a gap", &table);
+        page.heading("Copying");
+        page.table("Nats per token of a passage, and of its copy behind a gap of so many tokens.", &table);
     }
-    section(
-        &mut body,
-        "Context memory in the paper (arXiv 2404.07143, Table 1), from its configuration",
-        &papers_memory(),
-    );
-    let buckets = |v: &Value| -> Vec<(f64, f64)> {
-        let one = |b: &Value| Some((b["to"].as_f64()?, b["loss"].as_f64()?));
-        v.as_array().map(|a| a.iter().filter_map(one).collect()).unwrap_or_default()
-    };
-    let series = |points: &dyn Fn(&Run) -> Vec<(f64, f64)>| -> Vec<Series> {
-        let all = runs.iter().map(|r| Series { name: r.name.clone(), points: points(r) });
-        all.filter(|s| !s.points.is_empty()).collect()
-    };
-    let own = |r: &Run, key: &str| r.perplexity("own").map_or(Vec::new(), |v| buckets(&v[key]));
-    let memory = |r: &Run| -> Vec<(f64, f64)> {
-        let point = |v: &Value| Some((v["memory_bytes"].as_f64()?.max(1.0), v["perplexity"].as_f64()?));
-        r.perplexity("own").and_then(point).into_iter().collect()
-    };
-    let distances = |r: &Run| r.perplexity("own").map_or(Vec::new(), |v| buckets(&v["words_seen"]["by_distance"]));
-    let lines = [
-        ("training", "Training", "tokens", "nats per token", false, series(&|r| smooth(&r.curve))),
-        ("position", "Loss by position", "token", "nats per token", true, series(&|r| own(r, "by_position"))),
-        ("distance", "Words seen beyond the window", "tokens since", "nats per token", true, series(&distances)),
-        ("memory", "Context memory against perplexity", "bytes", "perplexity", true, series(&memory)),
-    ];
-    for (file, title, x, y, log, series) in lines {
-        if !series.is_empty() {
-            pictures.push((format!("{file}.svg"), plot::lines(title, x, y, log, &series)?));
+    let curves = runs.iter().map(|r| Series { name: r.name.clone(), points: smooth(&r.curve) });
+    let curves: Vec<Series> = curves.collect();
+    if curves.iter().any(|s| !s.points.is_empty()) {
+        page.heading("Training");
+        let svg = plot::lines("Loss in training", "tokens trained on", "nats per token", false, &curves)?;
+        page.picture("training.svg".into(), svg);
+    }
+    for run in runs.iter().filter(|r| !r.gates.is_empty() || r.writes().is_some()) {
+        page.heading(&format!("The memory of {}", run.name));
+        if !run.gates.is_empty() {
+            let svg = plot::heads(&format!("{}: share of the memory", run.name), &run.gates)?;
+            page.picture(format!("gates-{}.svg", run.name), svg);
+        }
+        if let Some(writes) = run.writes() {
+            let layers = strengths(writes);
+            // a legend of one name would say as much
+            let of = if let [one] = &layers[..] { format!(" of {}", one.name) } else { String::new() };
+            let title = format!("{}: mean write strength{of} over a book", run.name);
+            let svg = plot::lines(&title, "tokens read", "write strength", false, &layers)?;
+            page.picture(format!("writes-{}.svg", run.name), svg);
         }
     }
-    for run in runs.iter().filter(|r| !r.gates.is_empty()) {
-        let title = format!("{}: share of the memory per layer and head", run.name);
-        pictures.push((format!("gates-{}.svg", run.name), plot::heads(&title, &run.gates)?));
-    }
-    for (run, writes) in runs.iter().filter_map(|r| Some((r, r.writes()?))) {
-        let mut layers: BTreeMap<u64, Vec<(f64, f64)>> = BTreeMap::new();
-        for w in writes {
-            if let (Some(layer), Some(to), Some(x)) = (w["layer"].as_u64(), w["to"].as_f64(), w["strength"].as_f64()) {
-                layers.entry(layer).or_default().push((to, x));
-            }
-        }
-        let series = layers.into_iter().map(|(l, points)| Series { name: format!("layer {l}"), points });
-        let title = format!("{}: mean write strength over a book", run.name);
-        let svg = plot::lines(&title, "token", "strength", false, &series.collect::<Vec<_>>())?;
-        pictures.push((format!("writes-{}.svg", run.name), svg));
-    }
-    for (_, svg) in &pictures {
-        let _ = writeln!(body, "<figure>{svg}</figure>");
-    }
+    page.heading("Context memory in the paper");
+    page.table("arXiv 2404.07143, Table 1, from its configuration.", &papers_memory());
+    let Page { body, pictures } = page;
     Ok(Report { html: format!("{HEAD}<title>{}</title>\n{STYLE}\n<main>\n{body}</main>\n", escape(title)), pictures })
+}
+
+/// A page that is being written.
+struct Page {
+    body: String,
+    pictures: Vec<(String, String)>,
+}
+
+impl Page {
+    fn heading(&mut self, text: &str) {
+        let _ = writeln!(self.body, "<h2>{}</h2>", escape(text));
+    }
+
+    /// A table and what it shows.
+    fn table(&mut self, caption: &str, table: &str) {
+        let _ = writeln!(self.body, "<p>{}</p>\n<div class=\"wide\">{table}</div>", escape(caption));
+    }
+
+    /// A picture, which shrinks on a narrow page as far as its letters can be read, and can be moved from there on.
+    fn picture(&mut self, name: String, svg: String) {
+        let width = svg.split("width=\"").nth(1).and_then(|rest| rest.split('"').next()?.parse::<f64>().ok());
+        let least = (0.55 * width.unwrap_or(0.0)) as u32;
+        let svg_body = svg.replacen("<svg", &format!("<svg style=\"min-width:{least}px\""), 1);
+        let _ = writeln!(self.body, "<figure class=\"wide\">{svg_body}</figure>");
+        self.pictures.push((name, svg));
+    }
+}
+
+/// Mean write strength of each layer over what was read.
+fn strengths(writes: &[Value]) -> Vec<Series> {
+    let mut layers: BTreeMap<u64, Vec<(f64, f64)>> = BTreeMap::new();
+    for w in writes {
+        if let (Some(layer), Some(to), Some(x)) = (w["layer"].as_u64(), w["to"].as_f64(), w["strength"].as_f64()) {
+            layers.entry(layer).or_default().push((to, x));
+        }
+    }
+    layers.into_iter().map(|(l, points)| Series { name: format!("layer {l}"), points }).collect()
 }
 
 const HEAD: &str = "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
@@ -182,115 +194,43 @@ const HEAD: &str = "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\"
 
 const STYLE: &str = "<style>
 body{margin:0;background:#fff;color:#1f2328;font:16px/1.5 system-ui,sans-serif}
-main{max-width:60rem;margin:auto;padding:1rem}
-h1{font-size:1.6rem}h2{font-size:1.15rem;margin-top:2rem}
+main{max-width:72rem;margin:auto;padding:1rem}
+h1{font-size:1.6rem}h2{font-size:1.2rem;margin:2.5rem 0 .5rem}p{margin:1rem 0 .3rem}
 .wide{overflow-x:auto}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.9rem}
 th,td{padding:.3rem .7rem;border-bottom:1px solid #d0d7de;text-align:right;white-space:nowrap}
-th:first-child,td:first-child{text-align:left}
+th{white-space:normal;vertical-align:bottom}
+th:first-child,td:first-child{text-align:left;position:sticky;left:0;background:#fff}
 figure{margin:1.5rem 0}
 svg{max-width:100%;height:auto}
-@media (prefers-color-scheme:dark){body{background:#0d1117;color:#e6edf3}th,td{border-color:#30363d}}
+@media (prefers-color-scheme:dark){body{background:#0d1117;color:#e6edf3}th,td{border-color:#30363d}th:first-child,td:first-child{background:#0d1117}}
 </style>";
 
-fn section(body: &mut String, title: &str, table: &str) {
-    let _ = writeln!(body, "<h2>{}</h2>\n<div class=\"wide\">{table}</div>", escape(title));
-}
-
+/// A table without the columns that have nothing in any row.
 fn table(headings: &[String], rows: &[Vec<String>]) -> String {
+    let told: Vec<bool> = (0..headings.len()).map(|i| rows.iter().any(|r| r[i] != NOTHING)).collect();
     let cells = |tag: &str, row: &[String]| -> String {
-        row.iter().map(|c| format!("<{tag}>{}</{tag}>", escape(c))).collect::<String>()
+        let shown = row.iter().zip(&told).filter(|(_, told)| **told);
+        shown.map(|(c, _)| format!("<{tag}>{}</{tag}>", escape(c))).collect::<String>()
     };
     let body: String = rows.iter().map(|r| format!("<tr>{}</tr>\n", cells("td", r))).collect();
     format!("<table><thead><tr>{}</tr></thead><tbody>\n{body}</tbody></table>", cells("th", headings))
 }
 
-fn number(v: &Value, digits: usize) -> String {
-    v.as_f64().map_or("–".into(), |x| format!("{x:.digits$}"))
-}
+/// What stands in a table where nothing was measured.
+const NOTHING: &str = "–";
 
-fn perplexities(runs: &[Run]) -> Option<String> {
-    let headings = [
-        "run",
-        "memory, bytes",
-        "state, bytes",
-        "nats/token",
-        "perplexity",
-        "per word",
-        "bits/byte",
-        "without memory",
-        "another's memory",
-        "tokens/s",
-        "minus the first run, ± SD over documents",
-        "better in",
-    ];
-    perplexity_table(&headings, runs, |run, v, first| {
-        let beside = |reads: &str| {
-            let other = run.perplexity(reads).and_then(|o| difference(o, v, "/loss"));
-            other.map_or("–".into(), |d| format!("{:+.4}", d.mean))
-        };
-        let [memory, state] = ["memory_bytes", "state_bytes"].map(|k| number(&v[k], 0));
-        let loss = number(&v["loss"], 4);
-        let rest = [("perplexity", 2), ("word_perplexity", 1), ("bits_per_byte", 4)].map(|(k, d)| number(&v[k], d));
-        let mut row = vec![run.name.clone(), memory, state, loss];
-        row.extend(rest);
-        row.extend([beside("nothing"), beside("swapped"), number(&v["tokens_per_second"], 0)]);
-        row.extend(minus(v, first, "/loss"));
-        row
-    })
+fn number(v: &Value, digits: usize) -> String {
+    v.as_f64().map_or(NOTHING.into(), |x| format!("{x:.digits$}"))
 }
 
 /// What each architecture keeps by the paper's own counting, beside which the runs' bytes stand.
 fn papers_memory() -> String {
-    let headings = ["model", "numbers kept", "times fewer than Memorizing"].map(String::from);
-    let rows =
-        paper_table().into_iter().map(|(name, n, times)| vec![name.into(), n.to_string(), format!("{times:.1}")]);
+    let headings = ["model", "numbers kept", "times fewer than the Memorizing Transformer"].map(String::from);
+    let rows = paper_table()
+        .into_iter()
+        .map(|(name, n, times)| vec![name.into(), thousands(n as usize), format!("{times:.1}")]);
     table(&headings, &rows.collect::<Vec<_>>())
-}
-
-/// A row for every run whose perplexity was measured, beside the first run's if that is another.
-fn perplexity_table(
-    headings: &[&str],
-    runs: &[Run],
-    row: impl Fn(&Run, &Value, Option<&Value>) -> Vec<String>,
-) -> Option<String> {
-    let first = runs[0].perplexity("own");
-    let of = |run: &Run| {
-        let v = run.perplexity("own")?;
-        Some(row(run, v, first.filter(|f| !std::ptr::eq(*f, v))))
-    };
-    let rows: Vec<Vec<String>> = runs.iter().filter_map(of).collect();
-    let headings: Vec<String> = headings.iter().map(|h| h.to_string()).collect();
-    (!rows.is_empty()).then(|| table(&headings, &rows))
-}
-
-/// Mean difference from `first` over documents with its spread, and in how many of them it is below.
-fn minus(v: &Value, first: Option<&Value>, pointer: &str) -> [String; 2] {
-    first.and_then(|f| difference(v, f, pointer)).map_or(["–".into(), "–".into()], |d| {
-        [format!("{:+.4} ± {:.4}", d.mean, d.spread), format!("{} of {}", d.below, d.n)]
-    })
-}
-
-fn recurring(runs: &[Run]) -> Option<String> {
-    let headings = [
-        "run",
-        "word never",
-        "in the window",
-        "beyond",
-        "pair never",
-        "in the window",
-        "beyond",
-        "word beyond, minus the first run",
-        "better in",
-    ];
-    perplexity_table(&headings, runs, |run, v, first| {
-        let mut row = vec![run.name.clone()];
-        for unit in ["words_seen", "pairs_seen"] {
-            row.extend(["new", "window", "beyond"].map(|class| number(&v[unit][class]["loss"], 4)));
-        }
-        row.extend(minus(v, first, "/words_seen/beyond/loss"));
-        row
-    })
 }
 
 fn copies(runs: &[Run]) -> Option<String> {
@@ -303,40 +243,12 @@ fn copies(runs: &[Run]) -> Option<String> {
             let rows = run.copies()?;
             let cell = |gap: &u64| {
                 let row = rows.iter().find(|r| r["gap"] == *gap);
-                row.map_or("–".into(), |r| format!("{} → {}", number(&r["first"], 3), number(&r["second"], 3)))
+                row.map_or(NOTHING.into(), |r| format!("{} → {}", number(&r["first"], 3), number(&r["second"], 3)))
             };
             Some([run.name.clone()].into_iter().chain(gaps.iter().map(cell)).collect())
         })
         .collect();
     Some(table(&headings, &rows))
-}
-
-/// A paired comparison over documents.
-struct Difference {
-    mean: f64,
-    /// Standard deviation over documents.
-    spread: f64,
-    /// Documents where it is below zero.
-    below: usize,
-    n: usize,
-}
-
-/// `a − b` at `pointer` of every document that both have.
-fn difference(a: &Value, b: &Value, pointer: &str) -> Option<Difference> {
-    let of = |v: &Value| -> BTreeMap<String, f64> {
-        let documents = v["documents"].as_array().cloned().unwrap_or_default();
-        let scored = documents.iter().filter(|d| d["tokens"].as_u64() > Some(0));
-        scored.filter_map(|d| Some((d["name"].as_str()?.to_string(), d.pointer(pointer)?.as_f64()?))).collect()
-    };
-    let (a, b) = (of(a), of(b));
-    let all: Vec<f64> = a.iter().filter_map(|(name, a)| Some(a - b.get(name)?)).collect();
-    let n = all.len();
-    if n == 0 {
-        return None;
-    }
-    let mean = all.iter().sum::<f64>() / n as f64;
-    let variance = all.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n.max(2) - 1) as f64;
-    Some(Difference { mean, spread: variance.sqrt(), below: all.iter().filter(|x| **x < 0.0).count(), n })
 }
 
 /// At most two hundred means of neighbours.
@@ -360,7 +272,7 @@ mod tests {
         let documents: Vec<Value> = losses.iter().enumerate().map(document).collect();
         let mean = losses.iter().sum::<f64>() / 3.0;
         json!({
-            "reads": reads, "loss": mean, "perplexity": mean.exp(), "word_perplexity": 300.0, "bits_per_byte": 1.5,
+            "reads": reads, "tokens": 30, "loss": mean, "perplexity": mean.exp(), "word_perplexity": 300.0, "bits_per_byte": 1.5,
             "memory_bytes": 4096, "state_bytes": 8192, "tokens_per_second": 1000.0, "documents": documents,
             "by_position": [{ "from": 0, "to": 128, "loss": 5.0 }, { "from": 128, "to": 256, "loss": 4.0 }],
             "words_seen": { "new": { "loss": 6.0 }, "beyond": { "loss": 5.5 },
@@ -401,14 +313,20 @@ mod tests {
             "prefers-color-scheme:dark",
             "width=device-width",
             "-0.2667 ± 0.3055",
-            "<td>Infini-attention</td><td>1585152</td><td>115.7</td>",
+            "<td>Infini-attention</td><td>1,585,152</td><td>115.7</td>",
         ] {
             assert!(page.html.contains(part), "{part}: {}", page.html);
         }
         assert!(!page.html.contains("ours <b>") && !page.html.contains("http-equiv") && !page.html.contains("src="));
         let names: Vec<&str> = page.pictures.iter().map(|(n, _)| n.as_str()).collect();
-        let expected =
-            ["training.svg", "position.svg", "distance.svg", "memory.svg", "gates-ours <b>.svg", "writes-ours <b>.svg"];
+        let expected = [
+            "position-valid.svg",
+            "distance-valid.svg",
+            "memory-valid.svg",
+            "training.svg",
+            "gates-ours <b>.svg",
+            "writes-ours <b>.svg",
+        ];
         assert_eq!(names, expected);
         assert_eq!(smooth(&runs[1].curve).len(), 167);
         assert!(report("t", &[]).is_err());

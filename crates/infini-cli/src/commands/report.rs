@@ -1,5 +1,6 @@
 //! `infini report`: runs as one page.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -15,10 +16,11 @@ use crate::report::{writable, write};
     long_about = "Put runs side by side on one page
 
 Reads metrics.jsonl and the JSON results of `infini eval perplexity`, `infini eval copy` and `infini demo --book` out of \
-run folders. The first run is what the others are compared with. The page is one HTML file with tables and pictures that needs nothing else.",
+run folders. Each text that was scored has tables of its own; in them the first run is what the others are compared with. A folder named twice \
+counts once, so that `infini report RUNS/control RUNS/*` puts the control first. The page is one HTML file with tables and pictures that needs nothing else.",
     after_help = "Examples:
   infini report runs/books/control runs/books/added-linear --out report.html
-  infini report runs/books/* --out report.html --pictures pictures/"
+  infini report runs/books/control runs/books/* --out report.html --pictures pictures/"
 )]
 pub struct Report {
     /// Run folders, the one to compare with first
@@ -39,7 +41,10 @@ impl Report {
     /// Writes it.
     pub fn run(&self) -> Result<Outcome> {
         writable(&self.out)?;
-        let runs = self.runs.iter().map(|dir| Run::read(dir)).collect::<infini::Result<Vec<Run>>>()?;
+        let mut seen = BTreeSet::new();
+        let once = |dir: &&PathBuf| seen.insert(dir.canonicalize().unwrap_or_else(|_| PathBuf::clone(dir)));
+        let runs: Vec<&PathBuf> = self.runs.iter().filter(once).collect();
+        let runs = runs.into_iter().map(|dir| Run::read(dir)).collect::<infini::Result<Vec<Run>>>()?;
         let page = report(&self.title, &runs)?;
         write(&self.out, &page.html)?;
         if let Some(dir) = &self.pictures {
