@@ -17,7 +17,7 @@ use crate::plot::{self, Series, thousands};
 
 mod texts;
 
-use texts::{Text, texts};
+use texts::texts;
 
 /// Largest file of a run that is read.
 const MAX_FILE: u64 = 256 << 20;
