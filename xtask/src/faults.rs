@@ -79,13 +79,40 @@ pub fn run(long: bool) -> Result<()> {
     if rows.is_empty() || !output.status.success() {
         bail!("the fault tests failed: {}", output.status);
     }
-    let path = root().join("docs/results/faults.md");
-    std::fs::write(&path, table(&rows, long)).with_context(|| format!("cannot write {}", path.display()))?;
-    println!("{} rows in {}", rows.len(), path.display());
+    let (_, sections) = parts();
+    write(&(table(&rows, long) + &sections))?;
+    println!("{} rows in {PAGE}", rows.len());
     match rows.iter().find(|r| r.counts[1] + r.counts[3] > 0) {
         Some(r) => bail!("{}: {} lost, {} panicked", r.what, r.counts[1], r.counts[3]),
         None => Ok(()),
     }
+}
+
+const PAGE: &str = "docs/results/faults.md";
+
+fn write(text: &str) -> Result<()> {
+    std::fs::write(root().join(PAGE), text).with_context(|| format!("cannot write {PAGE}"))
+}
+
+/// The page's table, and the sections behind it, which others write.
+fn parts() -> (String, String) {
+    let page = std::fs::read_to_string(root().join(PAGE)).unwrap_or_default();
+    let at = page.find("\n## ").unwrap_or(page.len());
+    (page[..at].into(), page[at..].into())
+}
+
+/// The section of the page with this heading, empty if there is none.
+pub fn read_section(heading: &str) -> String {
+    let (_, sections) = parts();
+    sections.find(heading).map_or_else(String::new, |at| sections[at..].into())
+}
+
+/// Writes the last section of the page, which begins with its heading.
+pub fn write_section(heading: &str, section: &str) -> Result<()> {
+    let (table, sections) = parts();
+    let before = sections.find(heading).map_or(sections.as_str(), |at| &sections[..at]);
+    let between = if before.is_empty() { "\n" } else { "" };
+    write(&format!("{table}{before}{between}{section}"))
 }
 
 fn table(rows: &[Row], long: bool) -> String {

@@ -1,6 +1,7 @@
 //! `cargo xtask`: what people repeat.
 
 mod faults;
+mod fuzz;
 mod queue;
 mod results;
 
@@ -29,14 +30,8 @@ enum Task {
         #[arg(long)]
         long: bool,
     },
-    /// Fuzz every reader; needs cargo-fuzz
-    Fuzz {
-        /// Seconds for each target
-        #[arg(long, default_value_t = 30)]
-        seconds: u32,
-        /// Only this target
-        target: Option<String>,
-    },
+    /// Fuzz every reader (needs cargo-fuzz); writes docs/results/faults.md
+    Fuzz(fuzz::Args),
     /// Values of a GGUF file beside candle's reader (a workspace of its own; builds candle)
     Crosscheck {
         /// The file
@@ -61,7 +56,7 @@ fn main() -> Result<()> {
         Task::Ci => run(Command::new(root().join(".ci/run"))),
         Task::Golden => run(cargo(&["run", "--release", "--", "check", "golden"])),
         Task::Faults { long } => faults::run(long),
-        Task::Fuzz { seconds, target } => fuzz(seconds, target),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Crosscheck { file } => {
             let file = file.canonicalize().with_context(|| format!("cannot find {}", file.display()))?;
             let mut crosscheck = Command::new("cargo");
@@ -82,27 +77,6 @@ fn main() -> Result<()> {
             run(python)
         }
     }
-}
-
-fn fuzz(seconds: u32, target: Option<String>) -> Result<()> {
-    let fuzz = root().join("fuzz");
-    let mut targets: Vec<String> = match target {
-        Some(t) => vec![t],
-        None => {
-            let dir = fuzz.join("fuzz_targets");
-            let files = std::fs::read_dir(&dir).with_context(|| format!("cannot list {}", dir.display()))?;
-            files.filter_map(|f| Some(f.ok()?.path().file_stem()?.to_string_lossy().into_owned())).collect()
-        }
-    };
-    targets.sort();
-    for target in targets {
-        let mut command = Command::new("cargo");
-        // libFuzzer's instrumentation is behind a flag that the stable compiler hides
-        command.current_dir(&fuzz).env("RUSTC_BOOTSTRAP", "1").args(["fuzz", "run", &target, "--"]);
-        command.arg(format!("-max_total_time={seconds}"));
-        run(command).context("is cargo-fuzz installed? cargo install cargo-fuzz --locked")?;
-    }
-    Ok(())
 }
 
 /// The folder of the workspace.

@@ -15,6 +15,7 @@ use infini::session::Session;
 use infini_format::io::RealIo;
 use infini_format::memory::read_memory;
 use infini_train::Config;
+use infini_train::adapt::AdaptConfig;
 
 fn cases(short: u64, long: u64) -> u64 {
     if std::env::var_os("INFINI_FAULTS_LONG").is_some_and(|v| v == "1") { long } else { short }
@@ -108,54 +109,107 @@ fn a_memory_is_refused_by_every_other_model() {
     print("R15 memory of another model, through `infini ask`", [others.len() as u64, lost, refused, 0]);
 }
 
-/// R14: every number of a configuration, hostile: a named error, before anything is allocated.
+/// Dotted names and values of a table's leaves.
+fn leaves(table: &toml::Table, prefix: &str, out: &mut Vec<(String, toml::Value)>) {
+    for (name, value) in table {
+        let name = format!("{prefix}{name}");
+        match value {
+            toml::Value::Table(t) => leaves(t, &format!("{name}."), out),
+            value => out.push((name, value.clone())),
+        }
+    }
+}
+
+/// Most bytes that this process ever had addresses for: what is allocated and not touched counts too. None where the
+/// system does not tell.
+fn addresses() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmPeak:"))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? << 10)
+}
+
+const CHILD: &str = "INFINI_FAULTS_CONFIG";
+
+/// R14: every value of a configuration, hostile: a named error, before anything is allocated. In a process of its own, so
+/// that what it allocates is its own.
 #[test]
-fn hostile_configurations_are_refused_by_name() {
-    const INTEGERS: [&str; 17] = [
-        "model.vocab_size",
-        "model.hidden_size",
-        "model.num_hidden_layers",
-        "model.num_attention_heads",
-        "model.num_key_value_heads",
-        "model.head_dim",
-        "model.intermediate_size",
-        "infini.segment_len",
-        "infini.span",
-        "infini.lag",
-        "infini.feature_width",
-        "infini.conv",
-        "train.steps",
-        "train.batch",
-        "train.tokens",
-        "train.accumulate",
-        "data.keys",
-    ];
-    let base = include_str!("../../../configs/passkey/selective-linear.toml");
+fn r14_hostile_configurations_are_refused_by_name() {
+    if std::env::var_os(CHILD).is_none() {
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["r14_hostile_configurations_are_refused_by_name", "--exact", "--nocapture"])
+            .env(CHILD, "1")
+            .output()
+            .unwrap();
+        let out = text(&output.stdout);
+        print!("{}", out.lines().filter(|l| l.contains("R14") || l.starts_with("    ")).collect::<Vec<_>>().join("\n"));
+        println!();
+        return assert!(output.status.success(), "{out}{}", text(&output.stderr));
+    }
+    println!();
+    let run = include_str!("../../../configs/passkey/selective-linear.toml");
+    // what says nothing when it is 0 is not written out
+    let zeros = ["sink", "kv_conv", "memory_heads", "memory_dim", "memory_conv", "top", "summaries"];
+    let mut fields = Vec::new();
+    leaves(&Config::parse(run, &[]).unwrap().to_toml().parse().unwrap(), "", &mut fields);
+    fields.extend(zeros.map(|z| (format!("infini.{z}"), toml::Value::Integer(0))));
+    let mut adapt_fields = Vec::new();
+    let adapt = toml::to_string(&AdaptConfig::default()).unwrap();
+    leaves(&adapt.parse().unwrap(), "", &mut adapt_fields);
+
+    let home = Home::new();
+    let mut base = folder::parts(&home.path("models/passkey")).unwrap().config;
+    base.num_hidden_layers = 32;
+    let train = |field: &str, value: &str| Config::parse(run, &[format!("{field}={value}")]).map(|_| ());
+    let adapt = |field: &str, value: &str| {
+        let (section, key) = field.split_once('.').unwrap();
+        let c = AdaptConfig::parse(&format!("[{section}]\n{key} = {value}"))?;
+        c.adapter.check(&base)
+    };
+    type Parse<'a> = &'a dyn Fn(&str, &str) -> infini::Result<()>;
+    let readers: [(&str, &Vec<(String, toml::Value)>, Parse); 2] =
+        [("run", &fields, &train), ("adaptation", &adapt_fields, &adapt)];
     let (mut run, mut lost, mut refused, mut panicked) = (0, 0, 0, 0);
-    for field in INTEGERS {
-        for value in ["-1", "9223372036854775807", "9223372036854775808", "nan", "\"many\"", "[]"] {
-            run += 1;
-            let set = [format!("{field}={value}")];
-            let named = |e: &infini::Error| field.split('.').any(|part| e.to_string().contains(part));
-            match std::panic::catch_unwind(|| Config::parse(base, &set)) {
-                Ok(Err(e)) if named(&e) => refused += 1,
-                Ok(other) => {
-                    lost += 1;
-                    println!("    {field} = {value}: {:?}", other.map(|_| "accepted"));
+    let _ = train("train.steps", "-1");
+    let before = addresses();
+    for (what, fields, parse) in readers {
+        for (field, value) in fields {
+            // any number will do for these
+            let free = ["seed", "_every", "warmup", ".end"].iter().any(|end| field.ends_with(end));
+            let hostile: &[&str] = match value {
+                toml::Value::Integer(_) if free => &["-1", "9223372036854775808", "nan", "\"many\"", "[]"],
+                toml::Value::Integer(_) => {
+                    &["-1", "9223372036854775807", "9223372036854775808", "nan", "\"many\"", "[]", "{}"]
                 }
-                Err(_) => panicked += 1,
+                toml::Value::Float(_) => &["nan", "inf", "-inf", "-1e300", "\"many\"", "[]"],
+                toml::Value::Boolean(_) => &["2", "\"yes\"", "[]"],
+                toml::Value::Array(_) => &["[-1]", "[nan]", "[9223372036854775807]", "[[]]", "-1"],
+                _ => &["-1", "{}"],
+            };
+            for value in hostile {
+                run += 1;
+                let named = |e: &infini::Error| field.split('.').any(|part| e.to_string().contains(part));
+                match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| parse(field, value))) {
+                    Ok(Err(e)) if named(&e) => refused += 1,
+                    Ok(other) => {
+                        lost += 1;
+                        println!("    {what}: {field} = {value}: {other:?}");
+                    }
+                    Err(_) => panicked += 1,
+                }
             }
         }
     }
     for unknown in ["model.layers=2", "infini.memory=1", "train.epochs=1", "data.books=1", "extra.x=1"] {
         run += 1;
-        match Config::parse(base, &[unknown.to_string()]) {
+        match Config::parse(include_str!("../../../configs/passkey/selective-linear.toml"), &[unknown.to_string()]) {
             Err(_) => refused += 1,
             Ok(_) => lost += 1,
         }
     }
-    print("R14 hostile configuration values", [run, lost, refused, panicked]);
+    let grown = before.zip(addresses()).map(|(a, b)| b - a);
+    print("R14 hostile configuration values, of runs and of adaptations", [run, lost, refused, panicked]);
     assert_eq!((lost, panicked), (0, 0));
+    assert!(grown.is_none_or(|g| g <= 1 << 20), "{grown:?} bytes were allocated");
 }
 
 /// R30: a session that is saved and restored after every part goes on bit for bit like one that is not,
@@ -221,4 +275,165 @@ fn a_killed_training_ends_as_the_unbroken_one() {
     }
     print("R1 `infini train` killed (SIGKILL) and gone on with, bit-identical", [kills, lost, 0, 0]);
     assert_eq!(lost, 0);
+}
+
+/// A disk that is full.
+#[cfg(unix)]
+mod full {
+    use std::collections::BTreeMap;
+    use std::path::{Path, PathBuf};
+    use std::process::Output;
+
+    use super::*;
+
+    /// How the disk is made full.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Kind {
+        /// No file may grow beyond so much (EFBIG): needs no rights.
+        Limit,
+        /// A file system of its own without room (ENOSPC): needs the right to mount one.
+        Mounted,
+    }
+
+    /// `full/` in a home; unmounted in the end.
+    struct Disk<'a>(&'a Home, Kind);
+
+    impl<'a> Disk<'a> {
+        fn new(home: &'a Home, kind: Kind) -> Option<Disk<'a>> {
+            let path = home.path("full");
+            let _ = fs::remove_dir_all(&path);
+            fs::create_dir(&path).unwrap();
+            if kind == Kind::Mounted {
+                let mut mount = std::process::Command::new("mount");
+                mount.args(["-t", "tmpfs", "-o", "size=8m", "tmpfs"]).arg(&path).stderr(Stdio::null());
+                mount.status().ok().filter(std::process::ExitStatus::success)?;
+            }
+            Some(Disk(home, kind))
+        }
+
+        /// Runs a command with room for `room` KiB more, or with files of at most so much.
+        fn run(&self, arguments: &[&str], room: u64) -> Output {
+            let command = self.0.command(arguments);
+            match self.1 {
+                Kind::Limit => {
+                    // blocks of 512 bytes or of 1024, by the shell; the signal would kill before the error is seen
+                    let mut shell = std::process::Command::new("sh");
+                    shell.args(["-c", "trap '' XFSZ; ulimit -f \"$0\"; exec \"$@\"", &room.to_string()]);
+                    shell.arg(command.get_program()).args(command.get_args()).current_dir(self.0.0.path());
+                    shell.envs(command.get_envs().filter_map(|(k, v)| Some((k, v?)))).output().unwrap()
+                }
+                Kind::Mounted => {
+                    let filler = self.0.path("full/filler");
+                    let mut file = fs::File::create(&filler).unwrap();
+                    let block = [0; 1024];
+                    while std::io::Write::write_all(&mut file, &block).is_ok() {}
+                    let len = file.metadata().unwrap().len();
+                    file.set_len(len.saturating_sub(room << 10)).unwrap();
+                    let output = { command }.output().unwrap();
+                    fs::remove_file(filler).unwrap();
+                    output
+                }
+            }
+        }
+    }
+
+    impl Drop for Disk<'_> {
+        fn drop(&mut self) {
+            if self.1 == Kind::Mounted {
+                let _ = std::process::Command::new("umount").arg(self.0.path("full")).status();
+            }
+        }
+    }
+
+    /// All files below a folder but those of metrics, which hold the clock.
+    fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+        let mut out = BTreeMap::new();
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if path.is_dir() {
+                out.extend(files(&path));
+            } else if !["metrics", "events", "state.json"].iter().any(|clock| name.contains(clock)) {
+                out.insert(path.clone(), fs::read(&path).unwrap());
+            }
+        }
+        out
+    }
+
+    /// R5: a command that meets a full disk ends with exit code 1 and says so; what was there is as it was; with room again
+    /// the same command ends as if the disk had never been full.
+    #[test]
+    fn r5_a_full_disk() {
+        let home = Home::new();
+        home.write("a.txt", &TEXT.repeat(40));
+        home.write("tiny.toml", common::TRAIN);
+        let train = |steps: &'static str| {
+            ["train", "--config", "tiny.toml", "--out", "full/run", "--set", "train.checkpoint_every=1", "--set", steps]
+        };
+        let read = ["read", "a.txt", "--memory", "full/m.mem", "--append"];
+        let prepare = ["data", "prepare", "a.txt", "--tokenizer", "models/passkey", "--shard-tokens", "500"];
+        let prepare = [&prepare[..], &["--out", "full/shards"]].concat();
+        let subjects: [(&str, Option<Vec<&str>>, Vec<&str>); 3] = [
+            ("memory file", Some(read[..4].to_vec()), read.to_vec()),
+            ("checkpoints of a run", Some(train("train.steps=2").to_vec()), train("train.steps=4").to_vec()),
+            ("token shards", None, prepare),
+        ];
+        let step = cases(8, 1);
+        for (what, before, act) in &subjects {
+            for kind in [Kind::Limit, Kind::Mounted] {
+                let [mut run, mut lost, mut refused] = [0; 3];
+                let mut expected = None;
+                for room in (0..).step_by(step as usize) {
+                    let Some(disk) = Disk::new(&home, kind) else { break };
+                    if let Some(before) = before {
+                        home.ok(before);
+                    }
+                    let dir = home.path("full");
+                    let old = files(&dir);
+                    if expected.is_none() {
+                        home.ok(act);
+                        expected = Some(files(&dir));
+                        continue;
+                    }
+                    let output = disk.run(act, room);
+                    let complaint = text(&output.stderr);
+                    if output.status.success() {
+                        // there was room enough
+                        assert!(run > 0 && files(&dir) == *expected.as_ref().unwrap(), "{what}: {complaint}");
+                        break;
+                    }
+                    run += 1;
+                    let told = ["No space left on device", "File too large"].iter().any(|m| complaint.contains(m));
+                    let told = told && output.status.code() == Some(1) && !complaint.contains("panicked");
+                    refused += u64::from(told);
+                    // a memory file is one file; a checkpoint of before may have made room for one that was written whole
+                    let kept = match *what {
+                        "memory file" => files(&dir) == old,
+                        "token shards" => true,
+                        _ => infini_format::checkpoint::load(&RealIo, &dir.join("run/checkpoint"))
+                            .is_ok_and(|c| c.is_some_and(|c| c.step >= 2 && c.warning.is_none())),
+                    };
+                    home.ok(act);
+                    let same = what
+                        .starts_with("checkpoints")
+                        .then(|| fs::read(dir.join("run/model.safetensors")).unwrap())
+                        .map_or_else(
+                            || files(&dir) == *expected.as_ref().unwrap(),
+                            |weights| expected.as_ref().unwrap()[&dir.join("run/model.safetensors")] == weights,
+                        );
+                    if !(told && kept && same) {
+                        lost += 1;
+                        println!("    {what}, {kind:?}, {room}: kept {kept}, gone on with {same}: {complaint}");
+                    }
+                }
+                if run > 0 {
+                    let how = if kind == Kind::Limit { "file size limit" } else { "tmpfs of 8 MiB" };
+                    print(&format!("R5 disk full, {what} ({how})"), [run, lost, refused, 0]);
+                } else {
+                    println!("    {what}: no right to mount a file system that is full");
+                }
+                assert_eq!(lost, 0);
+            }
+        }
+    }
 }

@@ -124,6 +124,16 @@ impl AdapterConfig {
     /// # Errors
     /// The first such value, by name.
     pub fn check(&self, base: &ModelConfig) -> Result<()> {
+        self.check_sizes()?;
+        if self.layer >= base.num_hidden_layers {
+            let why = format!("layer {} of {}", self.layer, base.num_hidden_layers);
+            return Err(Error::Config { field: "adapter.layer".into(), why });
+        }
+        Ok(())
+    }
+
+    /// Refuses sizes that no base could have: before shapes are computed from them.
+    fn check_sizes(&self) -> Result<()> {
         let sizes = [
             ("segment_len", self.segment_len, 1 << 16),
             ("heads", self.heads, 64),
@@ -137,9 +147,6 @@ impl AdapterConfig {
             if n == 0 || n > max {
                 return bad(field, format!("{n} is outside 1..={max}"));
             }
-        }
-        if self.layer >= base.num_hidden_layers {
-            return bad("layer", format!("layer {} of {}", self.layer, base.num_hidden_layers));
         }
         if self.after > self.segment_len.min(256) {
             return bad("after", format!("{} is above 256 or the segment's {}", self.after, self.segment_len));
@@ -167,8 +174,9 @@ impl Adapter {
     /// Takes exactly the tensors of `config`. `base` is the SHA-256 of the base's weights, `width` its hidden size.
     ///
     /// # Errors
-    /// A tensor that is missing, surplus, of another length or not finite, by name.
+    /// Sizes that cannot be; a tensor that is missing, surplus, of another length or not finite, by name.
     pub fn new(config: AdapterConfig, base: String, width: usize, tensors: BTreeMap<String, Vec<f32>>) -> Result<Self> {
+        config.check_sizes()?;
         let parameters = config.parameters(width);
         for (name, shape) in &parameters {
             let data = tensors.get(*name).ok_or_else(|| Error::Model(format!("{name} is missing from the adapter")))?;

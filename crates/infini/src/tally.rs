@@ -398,6 +398,7 @@ impl Tally {
     /// What is wrong with it.
     pub(crate) fn from_file(file: &TensorFile) -> Result<Self> {
         let (base, config) = bound::header::<TallyConfig>(file, FORMAT, VERSION)?;
+        config.check()?;
         let names = config.parameters(0).map(|(name, _)| name);
         if file.len() != names.len() {
             return Err(Error::Model(format!("{} tensors, {} expected", file.len(), names.len())));

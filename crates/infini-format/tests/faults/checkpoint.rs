@@ -164,6 +164,35 @@ fn r6_every_byte_of_a_checkpoint() {
 }
 
 #[test]
+fn r7_every_cut_of_a_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    put_all(dir, &[10, 20]);
+    let mut count = Count::default();
+    for name in RealIo.list(dir).unwrap() {
+        let path = dir.join(&name);
+        let good = std::fs::read(&path).unwrap();
+        for len in 0..good.len() {
+            std::fs::write(&path, &good[..len]).unwrap();
+            match count.read(|| load(&RealIo, dir).map(|l| l.unwrap())).expect("no panic") {
+                // only the manifest's loss leaves nothing to go on from
+                Err(_) => count.lost += u64::from(name != MANIFEST),
+                // the previous is not read while the newest is whole
+                Ok(loaded) if name.starts_with("step-10.") && loaded.step == 20 => count.run -= 1,
+                Ok(loaded) if name.starts_with("step-20.") && loaded.step == 10 && loaded.warning.is_some() => {
+                    count.refused += 1;
+                }
+                Ok(_) => count.lost += 1,
+            }
+        }
+        std::fs::write(&path, good).unwrap();
+    }
+    assert_eq!(get(dir), (20, false));
+    count.print("R7 cut checkpoint folder (refused: an error, or the previous with a warning)");
+    assert_eq!((count.lost, count.panicked, count.refused), (0, 0, count.run));
+}
+
+#[test]
 fn a_second_saver_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     put(dir.path(), 10);

@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use infini_format::limits::{HEADER_VALUES, NAME_BYTES, TENSOR_COUNT, TENSORS};
 use infini_format::memory::{decode, encode};
+use infini_format::shards::Shard;
 use infini_format::tensors::{Tensor, TensorError, TensorFile, serialize};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
@@ -268,10 +269,11 @@ fn seeds_of_the_fuzzer() {
         files.map(|file| std::fs::read(file.unwrap().path()).unwrap()).collect()
     };
     let mut count = Count::default();
-    let (tensors, memories) = (read("tensors"), read("memory"));
+    let (tensors, memories, shards) = (read("tensors"), read("memory"), read("shards"));
     tensors.iter().for_each(|bytes| agree(&mut count, bytes).unwrap());
     memories.iter().for_each(|bytes| drop(count.read(|| decode(bytes.clone()))));
+    shards.iter().for_each(|bytes| drop(count.read(|| Shard::parse(bytes.clone()))));
     count.print("R9, R11 seeds of the fuzzer");
-    assert!(tensors.len() > 3 && !memories.is_empty());
+    assert!(tensors.len() > 3 && !memories.is_empty() && !shards.is_empty());
     assert!(count.panicked == 0 && count.refused > 0 && count.refused < count.run);
 }

@@ -5,6 +5,7 @@
 mod checkpoint;
 mod damage;
 mod disk;
+mod gguf;
 mod hostile;
 mod kill;
 mod limits;

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use infini_format::hash::sha256;
 use infini_format::io::{Fault, FaultIo, Io, RealIo};
-use infini_format::shards::{About, BLOCK, Corpus, MANIFEST, Shard, ShardError, Writer};
+use infini_format::shards::{About, BLOCK, Corpus, MANIFEST, ReadAt, Shard, ShardError, Writer};
 
 use crate::{Count, Rng, cases};
 
@@ -92,7 +94,63 @@ fn every_call_fails_in_turn_and_the_same_command_ends_the_work() {
             }
         }
     }
-    count.print("R3 shards");
+    count.print("R3 shards, nth call of a writer fails");
+}
+
+/// A disk whose nth read fails; the calls are counted outside.
+struct Failing {
+    bytes: Vec<u8>,
+    calls: Arc<AtomicU64>,
+    nth: u64,
+    kind: std::io::ErrorKind,
+}
+
+impl ReadAt for Failing {
+    fn size(&self) -> std::io::Result<u64> {
+        self.bytes.size()
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
+        if self.calls.fetch_add(1, Ordering::Relaxed) + 1 == self.nth {
+            // what arrived before the fault looks like tokens
+            buffer.fill(0);
+            return Err(self.kind.into());
+        }
+        self.bytes.read_exact_at(buffer, offset)
+    }
+}
+
+#[test]
+fn r3_every_read_fails_in_turn_and_the_next_one_is_whole() {
+    let bytes = file(BLOCK + 5);
+    let whole = read_all(bytes.clone()).unwrap();
+    let mut count = Count::default();
+    for kind in [std::io::ErrorKind::Other, std::io::ErrorKind::UnexpectedEof, std::io::ErrorKind::PermissionDenied] {
+        for nth in 1.. {
+            let calls = Arc::new(AtomicU64::new(0));
+            let disk = Failing { bytes: bytes.clone(), calls: calls.clone(), nth, kind };
+            let mut again = Vec::new();
+            // opened, read in pieces, and after a fault read once more by the same reader
+            let result = Shard::parse(disk).and_then(|shard| {
+                let (mut out, parts) = (Vec::new(), shard.tokens() / 7 + 1);
+                let mut result = Ok(());
+                for from in (0..shard.tokens()).step_by(parts as usize) {
+                    result = result.and(shard.read(from, shard.tokens().min(from + parts), &mut out));
+                }
+                shard.read(0, shard.tokens(), &mut again)?;
+                result.map(|()| out)
+            });
+            if calls.load(Ordering::Relaxed) < nth {
+                assert!(result.unwrap() == whole);
+                break;
+            }
+            count.run += 1;
+            count.refused += u64::from(result.is_err());
+            count.lost += u64::from(result.is_ok() || !(again.is_empty() || again == whole));
+        }
+    }
+    count.print("R3 shards, nth read fails");
+    assert_eq!((count.lost, count.refused), (0, count.run));
 }
 
 const CHILD: &str = "INFINI_FAULTS_SHARDS";
@@ -181,7 +239,7 @@ fn every_cut_and_every_flipped_bit_is_refused() {
     let mut longer = bytes.clone();
     longer.push(0);
     assert!(matches!(read_all(longer), Err(ShardError::TrailingBytes { .. })));
-    count.print("R7 shards");
+    count.print("R7 shards, cut at every byte, every bit flipped");
     assert_eq!((count.panicked, count.refused), (0, count.run));
 
     // a large one: only the block that is read tells

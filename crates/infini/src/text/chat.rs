@@ -1,11 +1,14 @@
 //! Chat templates: messages to the text, and to the tokens, that an instruct model was trained on.
 //!
 //! A template is a Jinja program out of somebody's model file. It is run without files, network or
-//! clock, with bounded steps, depth and output. What a user writes stays text: the spelling of a
+//! clock, with bounded steps, depth and output, and bounded calls (`bounded`). What a user writes stays text: the spelling of a
 //! special token inside a message never becomes that token, only the template itself can place one.
-//! Not bounded is the memory of a program that doubles a text in every step.
+//! Not bounded is what operators alone make: a program that doubles a text in every step, or repeats a list with `*`.
+
+mod bounded;
 
 use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use minijinja::value::Kwargs;
 use minijinja::{Environment, ErrorKind, context};
@@ -77,7 +80,7 @@ impl ChatTemplate {
         jinja.set_recursion_limit(DEPTH);
         jinja.set_debug(false);
         jinja.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        jinja.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        bounded::install(&mut jinja);
         jinja.add_function("raise_exception", |why: String| -> std::result::Result<(), minijinja::Error> {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, why))
         });
@@ -99,7 +102,10 @@ impl ChatTemplate {
             messages => messages, add_generation_prompt => answer, bos_token => self.bos, eos_token => self.eos,
         };
         let template = jinja.get_template("chat").map_err(|e| Error::Template(e.to_string()))?;
-        template.render_captured_to(values, &mut out).map_err(|e| Error::Template(e.to_string()))?;
+        // a panic inside is a refusal like any other
+        catch_unwind(AssertUnwindSafe(|| template.render_captured_to(values, &mut out).map(|_| ())))
+            .map_err(|_| Error::Template("asks for what cannot be".into()))?
+            .map_err(|e| Error::Template(e.to_string()))?;
         Ok(String::from_utf8(out.bytes).expect("texts are written"))
     }
 

@@ -33,6 +33,8 @@ const HARD: usize = 16 << 10;
 pub const MAX_FILE: usize = 64 << 20;
 /// Most added tokens of a `tokenizer.json`.
 pub const MAX_ADDED: usize = 1 << 16;
+/// Most tokens for each byte of a text: a byte is a token at the least, and a normalizer may lengthen a little.
+const MAX_GROWTH: usize = 32;
 /// Ids are below this.
 pub const MAX_VOCABULARY: usize = 1 << 22;
 /// Longest regular expression of a `tokenizer.json`, in bytes.
@@ -164,7 +166,12 @@ impl Tokenizer {
             for n in [1, 8, 16, 24, 32, 64, 256, 1024, HARD / unit.len()] {
                 // A last character of another kind makes a pattern that is anchored there fail late.
                 let text = unit.repeat(n) + "!";
+                let most = MAX_GROWTH * (text.len() + 1);
                 match quietly(|| self.inner.encode_fast(text, false)) {
+                    // at the shortest of them already: the longer ones would take all time and memory
+                    Some(Ok(e)) if e.get_ids().len() > most => {
+                        return Err(format!("makes {} tokens of {n} times {unit:?}", e.get_ids().len()));
+                    }
                     Some(Ok(_)) => {}
                     Some(Err(e)) => return Err(format!("cannot encode every text: {e}")),
                     None => return Err("contradicts itself".into()),
