@@ -276,6 +276,18 @@ impl AdaptConfig {
                 return bad("paper.gate_lr", format!("{} is not a number of at least 0", p.gate_lr));
             }
         }
+        for (field, n) in [
+            ("data.seed", d.seed),
+            ("train.seed", t.seed),
+            ("train.warmup", t.warmup),
+            ("train.checkpoint_every", t.checkpoint_every),
+            ("train.log_every", t.log_every),
+        ] {
+            // the resolved configuration is TOML, whose numbers end there
+            if i64::try_from(n).is_err() {
+                return bad(field, format!("{n} is above {}", i64::MAX));
+            }
+        }
         if t.checkpoint_every == 0 || t.log_every == 0 {
             return bad("train.checkpoint_every", "0: choose 1 or more".into());
         }
