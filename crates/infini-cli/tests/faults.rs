@@ -383,7 +383,8 @@ mod full {
             for kind in [Kind::Limit, Kind::Mounted] {
                 let [mut run, mut lost, mut refused] = [0; 3];
                 let mut expected = None;
-                for room in (0..).step_by(step as usize) {
+                // once for what comes out with room enough, then with more and more of it
+                for room in std::iter::once(0).chain((0..).step_by(step as usize)) {
                     let Some(disk) = Disk::new(&home, kind) else { break };
                     if let Some(before) = before {
                         home.ok(before);
