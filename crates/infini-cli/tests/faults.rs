@@ -166,8 +166,7 @@ fn r14_hostile_configurations_are_refused_by_name() {
         c.adapter.check(&base)
     };
     type Parse<'a> = &'a dyn Fn(&str, &str) -> infini::Result<()>;
-    let readers: [(&str, &Vec<(String, toml::Value)>, Parse); 2] =
-        [("run", &fields, &train), ("adaptation", &adapt_fields, &adapt)];
+    let readers = [("run", &fields, &train as Parse), ("adaptation", &adapt_fields, &adapt as Parse)];
     let (mut run, mut lost, mut refused, mut panicked) = (0, 0, 0, 0);
     let _ = train("train.steps", "-1");
     let before = addresses();
@@ -373,7 +372,7 @@ mod full {
         let read = ["read", "a.txt", "--memory", "full/m.mem", "--append"];
         let prepare = ["data", "prepare", "a.txt", "--tokenizer", "models/passkey", "--shard-tokens", "500"];
         let prepare = [&prepare[..], &["--out", "full/shards"]].concat();
-        let subjects: [(&str, Option<Vec<&str>>, Vec<&str>); 3] = [
+        let subjects = [
             ("memory file", Some(read[..4].to_vec()), read.to_vec()),
             ("checkpoints of a run", Some(train("train.steps=2").to_vec()), train("train.steps=4").to_vec()),
             ("token shards", None, prepare),
