@@ -151,14 +151,18 @@ fn r29_instruction_sets_agree() {
     assert_eq!(lost, 0);
 }
 
+/// Something done to shards.
+type Change = Box<dyn Fn()>;
+
 /// A shard that is no longer what was opened: truncated, replaced by another or by its own copy, changed in place, grown,
 /// removed.
-fn changes(shards: &Path) -> Vec<(&'static str, Box<dyn Fn()>)> {
+fn changes(shards: &Path) -> Vec<(&'static str, Change)> {
     let file = shards.join("shard-00000.tokens");
     let other = shards.join("shard-00001.tokens");
-    let change = |what, f: Box<dyn Fn(&Path, &Path)>| {
+    type Edit = Box<dyn Fn(&Path, &Path)>;
+    let change = |what, f: Edit| {
         let (file, other) = (file.clone(), other.clone());
-        (what, Box::new(move || f(&file, &other)) as Box<dyn Fn()>)
+        (what, Box::new(move || f(&file, &other)) as Change)
     };
     let replace = |file: &Path, by: &Path| {
         let copy = file.with_extension("copy");
