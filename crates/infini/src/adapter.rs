@@ -230,14 +230,8 @@ impl Adapter {
             tensors.push((name, t.map_err(fail)?));
         }
         let views: Vec<(&str, TensorView)> = tensors.iter().map(|(n, t)| (*n, t.view())).collect();
-        let text = |s: &str| s.to_string();
-        let metadata = BTreeMap::from([
-            (text("format"), text(FORMAT)),
-            (text("version"), text(VERSION)),
-            (text("base"), self.base.clone()),
-            (text("hidden_size"), self.width.to_string()),
-            (text("config"), serde_json::to_string(&self.config).expect("sizes are plain data")),
-        ]);
+        let mut metadata = bound::metadata(FORMAT, VERSION, &self.base, &self.config);
+        metadata.insert("hidden_size".into(), self.width.to_string());
         serialize(&views, &metadata).map_err(fail)
     }
 

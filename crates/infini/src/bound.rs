@@ -1,10 +1,21 @@
 //! Files that belong to one base: what their metadata says, checked.
 
+use std::collections::BTreeMap;
+
 use infini_format::hash::is_hash;
 use infini_format::tensors::TensorFile;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
+
+/// The metadata that [`header`] reads.
+pub(crate) fn metadata(format: &str, version: &str, base: &str, config: &impl Serialize) -> BTreeMap<String, String> {
+    let config = serde_json::to_string(config).expect("sizes are plain data");
+    [("format", format), ("version", version), ("base", base), ("config", &config)]
+        .map(|(key, value)| (key.to_string(), value.to_string()))
+        .into()
+}
 
 /// The base's hash and the configuration in the metadata of `file`, which has to be a `format` of `version`.
 ///

@@ -2,7 +2,7 @@
 //!
 //! Memories are not built where writes add up: a query's read is the weighted mean over the written tokens that it may see,
 //! which is the same number, and needs only products of small addresses: `φ^q·φ^k = (S·S of places) (S·S of words)`. Where
-//! they overwrite, each document's memory is built, in closed form.
+//! they overwrite, a document's memory is built in closed form and grows key by key while its tail tells more.
 
 use std::ops::Range;
 

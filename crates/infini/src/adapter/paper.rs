@@ -127,13 +127,7 @@ impl Paper {
             tensors.push((name.as_str(), Tensor::f32(shape, data).map_err(fail)?));
         }
         let views: Vec<(&str, TensorView)> = tensors.iter().map(|(n, t)| (*n, t.view())).collect();
-        let text = |s: &str| s.to_string();
-        let metadata = BTreeMap::from([
-            (text("format"), text(FORMAT)),
-            (text("version"), text(VERSION)),
-            (text("base"), self.base.clone()),
-            (text("config"), serde_json::to_string(&self.config).expect("sizes are plain data")),
-        ]);
+        let metadata = bound::metadata(FORMAT, VERSION, &self.base, &self.config);
         serialize(&views, &metadata).map_err(fail)
     }
 
