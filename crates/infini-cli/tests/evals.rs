@@ -43,7 +43,6 @@ fn adapted() -> Home {
         word_width: 4,
         before: 5,
         after: 4,
-        overwrite: false,
     };
     let numbers = |(i, (name, shape)): (usize, (&'static str, Vec<usize>))| {
         let x = (0..shape.iter().product::<usize>()).map(|j| ((j as f64 + 1.0) * (0.3 + 0.61 * i as f64)).sin() as f32);

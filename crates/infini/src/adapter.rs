@@ -29,7 +29,7 @@ use crate::tally::{self, Tally};
 
 /// `format` of an adapter file's metadata.
 const FORMAT: &str = "infini-adapter";
-const VERSION: &str = "2";
+const VERSION: &str = "3";
 /// Largest adapter file that is read.
 const MAX_FILE: u64 = 256 << 20;
 
@@ -55,9 +55,6 @@ pub struct AdapterConfig {
     pub before: usize,
     /// Tokens from a written token on, itself the first, that do so too: it is written when the last of them is read.
     pub after: usize,
-    /// Whether what is written first clears the cells it is written to, as far as it addresses them: of facts that change
-    /// the last one stays.
-    pub overwrite: bool,
 }
 
 impl Default for AdapterConfig {
@@ -72,7 +69,6 @@ impl Default for AdapterConfig {
             word_width: 32,
             before: 24,
             after: 24,
-            overwrite: false,
         }
     }
 }
@@ -109,6 +105,7 @@ impl AdapterConfig {
             ("read.weight", vec![h, d]),
             ("read.bias", vec![h]),
             ("null", vec![h]),
+            ("doubt", vec![h]),
             ("nothing", vec![h * v]),
             ("output.weight", vec![d, h * v]),
         ]

@@ -452,7 +452,17 @@ impl State {
         if starts.is_empty() || starts.len() > 4096 || starts.iter().any(|p| *p < 0 || *p as u64 > position) {
             return Err(Error::Memory("document_start is not a list of positions".into()));
         }
-        let (mut state, config) = (model.state(starts.len()), model.config());
+        let config = model.config();
+        // nothing is made room for that the file does not hold
+        let held: usize = file.iter().map(|(_, t)| t.shape.iter().product::<usize>()).sum();
+        let fits = |rows: usize, each: usize| match rows.saturating_mul(each) <= held {
+            true => Ok(()),
+            false => {
+                Err(Error::Memory(format!("its {held} values are too few for {rows} rows at position {position}")))
+            }
+        };
+        fits(starts.len(), model.state(1).size_bytes() / size_of::<f32>())?;
+        let mut state = model.state(starts.len());
         state.position = position;
         state.doc_start = starts.iter().map(|p| *p as u64).collect();
         if file.contains("logits") {
@@ -475,8 +485,9 @@ impl State {
         let batch = state.batch;
         for (l, layer) in state.layers.iter_mut().enumerate() {
             if layer.kind == LayerKind::Full {
-                let len = usize::try_from(position).ok().filter(|n| *n <= 1 << 24);
-                layer.grow(batch, len.ok_or_else(|| Error::Memory(format!("position {position} is too far")))?);
+                let len = usize::try_from(position).unwrap_or(usize::MAX);
+                fits(batch, len.saturating_mul(2 * config.kv_heads() * config.head_width()))?;
+                layer.grow(batch, len);
             }
             for (name, buffer) in NAMES.iter().zip(layer.buffers_mut()) {
                 if buffer.is_empty() {

@@ -54,7 +54,6 @@ fn adapter_of(base: &str, seed: f64, d: usize, segment_len: usize) -> Adapter {
         word_width: 4,
         before: 5,
         after: 4,
-        overwrite: false,
     };
     let numbers = |(i, (name, shape)): (usize, (&'static str, Vec<usize>))| {
         let n: usize = shape.iter().product();

@@ -17,7 +17,8 @@ use infini::text::tokenizer::{MAX_ADDED, MAX_FILE, MAX_PATTERN};
 use infini::{Adapter, AdapterConfig, ModelConfig, Weights};
 use infini_format::hash::short;
 use infini_format::io::RealIo;
-use infini_format::tensors::{Dtype, TensorFile, serialize};
+use infini_format::memory::{MemoryHeader, read_memory, write_memory};
+use infini_format::tensors::{Dtype, Tensor, TensorFile, serialize};
 use serde_json::{Value, json};
 
 fn long() -> bool {
@@ -309,7 +310,6 @@ fn keys(base: &str, seed: f32) -> Adapter {
         word_width: 4,
         before: 5,
         after: 4,
-        overwrite: false,
     };
     let numbers = |(name, shape): (&str, Vec<usize>)| {
         let n: usize = shape.iter().product();
@@ -415,6 +415,32 @@ fn r15_adapters_and_their_memories_of_other_partners() {
     }
     count.print("R15 adapters, counting memories and their memory files with other partners");
     assert_eq!((count.lost, count.panicked, count.refused), (0, 0, count.run));
+}
+
+/// R11: a sealed memory file of the right model that claims more rows, or a later position, than it holds values for.
+#[test]
+fn memories_that_claim_more_than_they_hold() {
+    let dir = tempfile::tempdir().unwrap();
+    let (home_, path) = (dir.path().join("a"), dir.path().join("a.mem"));
+    home(&home_, 3);
+    let loaded = folder::load(&home_).unwrap();
+    let mut session = Session::new(&loaded);
+    session.push("what was read before: 1 2 3 4 5 6 7").unwrap();
+    session.finish().unwrap();
+    session.save(&RealIo, &path, None).unwrap();
+    let (header, file) = read_memory(&RealIo, &path).unwrap();
+    let mut count = Count::default();
+    for (rows, position) in [(1, 1 << 23), (1, u64::MAX), (4096, header.position), (4096, 1 << 23)] {
+        let starts = Tensor::i64(&[rows], &vec![0; rows]).unwrap();
+        let views: Vec<_> =
+            file.iter().map(|(name, t)| (name, if name == "document_start" { starts.view() } else { t })).collect();
+        write_memory(&RealIo, &path, &MemoryHeader { position, ..header.clone() }, &views).unwrap();
+        let e = State::load(&loaded.model, &loaded.identity, &RealIo, &path).map(|_| ()).unwrap_err().to_string();
+        assert!(e.contains("too few") && e.contains(&position.to_string()), "{rows} rows at {position}: {e}");
+        count.read(|| State::load(&loaded.model, &loaded.identity, &RealIo, &path));
+    }
+    count.print("R11 memory files that claim more than they hold");
+    assert_eq!((count.panicked, count.refused), (0, 4));
 }
 
 fn go_on(session: &mut Session) {

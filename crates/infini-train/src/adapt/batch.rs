@@ -1,6 +1,7 @@
 //! What a step is about: whose memories are put together, what is written and what is asked.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use infini::adapter::AdapterConfig;
 use rand::RngExt;
@@ -9,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::config::StagesConfig;
 use super::graph::Around;
-use super::pool::{Answer, Document, Tail, Tells};
+use super::pool::{Answer, Document, Tail};
 
 /// Share of closed tokens that take part in the third stage, so that their gates have a gradient.
 const CLOSED: f64 = 0.03;
@@ -17,6 +18,18 @@ const CLOSED: f64 = 0.03;
 const OTHERS: usize = 8;
 /// First tokens of a tail, whose window is missing: not held to the base.
 const UNHELD: usize = 16;
+
+/// The memory that a document's queries read.
+#[derive(Debug)]
+pub struct Held {
+    /// The document's queries.
+    pub queries: Range<usize>,
+    /// What is written, in that order: what other documents left, then its own.
+    pub keys: Vec<usize>,
+    /// Whether each of `keys` is written when a query reads, `[queries, keys]`. A memory that is read early is the beginning of
+    /// one that is read late.
+    pub visible: Vec<f32>,
+}
 
 /// Documents of a step, each with one of its tails.
 pub struct Batch<'a> {
@@ -28,36 +41,38 @@ pub struct Batch<'a> {
     /// Queries whose next token answers, and those that are held to the base.
     pub answers: Vec<usize>,
     pub others: Vec<usize>,
-    /// How often a query's memory holds a written token, `[n, m]`.
-    pub visible: Vec<f32>,
+    /// What the documents' queries find.
+    pub memories: Vec<Held>,
     /// Documents in a memory, on average.
     pub together: f64,
 }
 
 impl<'a> Batch<'a> {
     /// `open(i, j)` says whether a gate of token `j` of document `i` of the step is open; a token is written when `delay`
-    /// more are known. With `forgets` a key that is told again is no longer there: what overwriting comes to if no address
-    /// is shared.
+    /// more are known.
     pub fn new(
         t: &StagesConfig,
         stage: usize,
         docs: Vec<(&'a Document, &'a Tail)>,
-        (delay, forgets): (usize, bool),
+        delay: usize,
         open: &dyn Fn(usize, usize) -> bool,
         rng: &mut ChaCha8Rng,
     ) -> Self {
         let mut keys = Vec::new();
+        let told = |(i, j): (usize, usize)| -> bool {
+            let (doc, tail): (&Document, &Tail) = docs[i];
+            *doc.key.get(j).unwrap_or_else(|| &tail.key[j - doc.key.len()])
+        };
         for (i, (doc, tail)) in docs.iter().enumerate() {
-            for (j, key) in doc.key.iter().chain(&tail.key).enumerate().skip(1) {
+            for j in 1..doc.key.len() + tail.key.len() {
                 let noise = if stage == 2 { CLOSED } else { t.noise };
-                if key.anything() || (stage == 2 && open(i, j)) || (stage > 0 && rng.random_bool(noise)) {
+                if told((i, j)) || (stage == 2 && open(i, j)) || (stage > 0 && rng.random_bool(noise)) {
                     keys.push((i, j));
                 }
             }
         }
         let (joined, filler) = together(&docs, t.together * rng.random::<f64>(), rng);
-        let amplify = if stage == 2 { t.amplify } else { 1.0 };
-        let weight: Vec<f32> = docs.iter().map(|_| amplify.powf(rng.random::<f64>()) as f32).collect();
+        let is_key: Vec<bool> = keys.iter().map(|key| told(*key)).collect();
         let mut batch = Batch {
             together: joined.iter().flatten().filter(|j| **j).count() as f64 / docs.len() as f64,
             docs,
@@ -65,77 +80,57 @@ impl<'a> Batch<'a> {
             queries: Vec::new(),
             answers: Vec::new(),
             others: Vec::new(),
-            visible: Vec::new(),
+            memories: Vec::new(),
         };
-        batch.ask(stage, delay, rng);
-        let told = |(k, j): (usize, usize)| {
-            let (doc, tail) = batch.docs[k];
-            doc.key.iter().chain(&tail.key).nth(j).copied().unwrap_or_default()
-        };
-        let tells: Vec<Tells> = batch.keys.iter().map(|key| told(*key)).collect();
-        let mut visible = Vec::with_capacity(batch.queries.len() * batch.keys.len());
-        for (q, t) in &batch.queries {
-            let from = visible.len();
-            visible.extend(batch.keys.iter().zip(&tells).map(|((k, j), tells)| {
-                let n = batch.docs[*k].0.ids.len();
-                match tells.anything() {
-                    // of a tail: as it streams
-                    _ if *j >= n => f32::from(u8::from(k == q && j + delay <= n + t)),
-                    true => f32::from(u8::from(joined[*q][*k])),
-                    false if joined[*q][*k] || filler[*q][*k] => weight[*q],
-                    false => 0.0,
-                }
-            }));
-            let row = &mut visible[from..];
-            for i in (0..row.len()).filter(|_| forgets) {
-                let again = |l: usize| row[l] > 0.0 && batch.keys[l].0 == batch.keys[i].0 && tells[i].again(tells[l]);
-                if (i + 1..row.len()).any(again) {
-                    row[i] = 0.0;
-                }
-            }
+        for document in 0..batch.docs.len() {
+            let from = batch.queries.len();
+            batch.ask(document, stage, delay, rng);
+            let queries = from..batch.queries.len();
+            let n = |i: usize| batch.docs[i].0.ids.len();
+            let held = |k: &usize| {
+                let (i, j) = batch.keys[*k];
+                let theirs = joined[document][i] || (filler[document][i] && !is_key[*k]);
+                if i == document { true } else { theirs && j < n(i) }
+            };
+            let (own, others): (Vec<usize>, Vec<usize>) =
+                (0..batch.keys.len()).filter(held).partition(|k| batch.keys[*k].0 == document);
+            let keys = [others, own].concat();
+            // of a tail: as it streams
+            let written = |k: usize, t: usize| {
+                let (i, j) = batch.keys[k];
+                i != document || j < n(i) || j + delay <= n(i) + t
+            };
+            let visible = (batch.queries[queries.clone()].iter())
+                .flat_map(|(_, t)| keys.iter().map(|k| f32::from(u8::from(written(*k, *t)))))
+                .collect();
+            batch.memories.push(Held { queries, keys, visible });
         }
-        batch.visible = visible;
         batch
     }
 
-    /// Queries in a row that find the same in their memory, in their order.
-    pub fn alike(&self) -> Vec<std::ops::Range<usize>> {
-        let m = self.keys.len();
-        let row = |q: usize| &self.visible[q * m..(q + 1) * m];
-        let mut alike: Vec<std::ops::Range<usize>> = vec![];
-        for q in 0..self.queries.len() {
-            match alike.last_mut().filter(|r| row(r.start) == row(q)) {
-                Some(r) => r.end = q + 1,
-                None => alike.push(q..q + 1),
+    /// Draws the queries of document `i`: in the last stage all tokens of its tail.
+    fn ask(&mut self, i: usize, stage: usize, delay: usize, rng: &mut ChaCha8Rng) {
+        let tail = self.docs[i].1;
+        // from here on the memory alone knows what the tail tells, too
+        let known = tail.key.iter().rposition(|k| *k).map_or(0, |j| j + delay);
+        let answers = |j: usize| tail.answer.get(j + 1).copied().flatten();
+        let mut others: Vec<usize> = (UNHELD..tail.ids.len() - 1).filter(|j| answers(*j).is_none()).collect();
+        others.shuffle(rng);
+        others.truncate(OTHERS);
+        for j in 0..tail.ids.len() {
+            let wanted = match answers(j) {
+                Some(a) => stage > 0 || a != Answer::Near || j >= known,
+                None => stage == 2 || (stage == 1 && others.contains(&j)),
+            };
+            if !wanted {
+                continue;
             }
-        }
-        alike
-    }
-
-    /// Draws the queries: in the last stage all tokens of all tails.
-    fn ask(&mut self, stage: usize, delay: usize, rng: &mut ChaCha8Rng) {
-        for (i, (_, tail)) in self.docs.iter().enumerate() {
-            // from here on the memory alone knows what the tail tells, too
-            let known = tail.key.iter().rposition(|k| k.anything()).map_or(0, |j| j + delay);
-            let answers = |j: usize| tail.answer.get(j + 1).copied().flatten();
-            let mut others: Vec<usize> = (UNHELD..tail.ids.len() - 1).filter(|j| answers(*j).is_none()).collect();
-            others.shuffle(rng);
-            others.truncate(OTHERS);
-            for j in 0..tail.ids.len() {
-                let wanted = match answers(j) {
-                    Some(a) => stage > 0 || a != Answer::Near || j >= known,
-                    None => stage == 2 || (stage == 1 && others.contains(&j)),
-                };
-                if !wanted {
-                    continue;
-                }
-                if answers(j).is_some() {
-                    self.answers.push(self.queries.len());
-                } else if others.contains(&j) {
-                    self.others.push(self.queries.len());
-                }
-                self.queries.push((i, j));
+            if answers(j).is_some() {
+                self.answers.push(self.queries.len());
+            } else if others.contains(&j) {
+                self.others.push(self.queries.len());
             }
+            self.queries.push((i, j));
         }
     }
 
@@ -230,8 +225,8 @@ mod tests {
 
     use super::*;
 
-    fn tells(n: usize, key: std::ops::Range<usize>) -> Vec<Tells> {
-        (0..n).map(|j| if key.contains(&j) { Tells::key(1, 0) } else { Tells::default() }).collect()
+    fn tells(n: usize, key: Range<usize>) -> Vec<bool> {
+        (0..n).map(|j| key.contains(&j)).collect()
     }
 
     fn document(name: &str) -> Document {
@@ -254,55 +249,38 @@ mod tests {
     }
 
     #[test]
-    fn filler_weighs_as_in_a_longer_text_in_the_third_stage_and_keys_never_do() {
-        let docs = ["one", "two", "three"].map(document);
-        let t = StagesConfig { amplify: 100.0, together: 1.0, noise: 0.1, ..StagesConfig::default() };
+    fn a_memory_holds_what_others_left_and_then_its_own_as_it_streams() {
+        let mut docs = ["one", "two", "three"].map(document);
+        docs[1].tails[0].key = tells(40, 9..12);
+        let t = StagesConfig { together: 1.0, noise: 0.1, ..StagesConfig::default() };
         let open = |i: usize, j: usize| (i, j) == (0, 120);
-        let mut heaviest = 0.0f32;
-        for (stage, seed) in [(1, 0), (1, 1), (2, 0), (2, 1), (2, 2)] {
+        for (stage, seed) in [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1)] {
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
             let with: Vec<_> = docs.iter().map(|d| (d, &d.tails[0])).collect();
-            let b = Batch::new(&t, stage, with, (12, false), &open, &mut rng);
-            assert!(stage == 1 || b.keys.contains(&(0, 120)), "an open gate's token is not written");
-            let m = b.keys.len();
-            for (q, row) in b.visible.chunks(m).enumerate() {
-                let weights = b.keys.iter().zip(row);
-                for ((k, j), w) in weights.filter(|((k, _), _)| *k == b.queries[q].0) {
-                    let Some(key) = docs[*k].key.get(*j).map(|k| k.anything()) else {
-                        // told in the tail: written twelve tokens later
-                        assert_eq!(*w == 1.0, j - 200 + 12 <= b.queries[q].1, "{j} {}", b.queries[q].1);
-                        continue;
-                    };
-                    assert!(if key || stage == 1 { *w == 1.0 } else { (1.0..=100.0).contains(w) }, "{key} {w}");
-                    heaviest = heaviest.max(*w);
+            let b = Batch::new(&t, stage, with, 12, &open, &mut rng);
+            assert!(stage != 2 || b.keys.contains(&(0, 120)), "an open gate's token is written");
+            assert_eq!(b.memories.len(), 3);
+            let mut asked = 0;
+            for (document, held) in b.memories.iter().enumerate() {
+                assert_eq!(held.queries.start, asked);
+                asked = held.queries.end;
+                let own = held.keys.iter().position(|k| b.keys[*k].0 == document).unwrap();
+                assert!(held.keys[..own].iter().all(|k| b.keys[*k].0 != document && b.keys[*k].1 < 200));
+                let own = &held.keys[own..];
+                assert!(own.is_sorted() && own.iter().all(|k| b.keys[*k].0 == document), "{own:?}");
+                // every key of its own, the tail's too, but no token of another's tail
+                assert!(b.keys.iter().enumerate().all(|(k, key)| key.0 != document || own.contains(&k)));
+                let m = held.keys.len();
+                for (q, row) in held.queries.clone().zip(held.visible.chunks(m)) {
+                    assert_eq!(b.queries[q].0, document);
+                    for (k, seen) in held.keys.iter().zip(row) {
+                        let (i, j) = b.keys[*k];
+                        let late = i == document && j >= 200 && j - 200 + 12 > b.queries[q].1;
+                        assert_eq!(*seen == 0.0, late, "document {i}, token {j}");
+                    }
                 }
             }
-        }
-        assert!(heaviest > 10.0, "{heaviest}");
-    }
-
-    #[test]
-    fn what_is_told_again_is_forgotten_once_it_is_written() {
-        let mut docs = ["one", "two"].map(document);
-        docs[0].key[80..83].fill(Tells::key(1, 1));
-        docs[0].tails[0].key[10..12].fill(Tells::key(1, 2));
-        for forgets in [false, true] {
-            let mut rng = ChaCha8Rng::seed_from_u64(0);
-            let with: Vec<_> = docs.iter().map(|d| (d, &d.tails[0])).collect();
-            let t = StagesConfig { noise: 0.0, ..StagesConfig::default() };
-            let b = Batch::new(&t, 1, with, (12, forgets), &|_, _| false, &mut rng);
-            let m = b.keys.len();
-            let mut seen = [0, 0];
-            for ((i, at), row) in b.queries.iter().zip(b.visible.chunks(m)).filter(|((i, _), _)| *i == 0) {
-                let sees = |j: usize| row[b.keys.iter().position(|k| *k == (*i, j)).unwrap()] > 0.0;
-                let tail = *at >= 10 + 12;
-                seen[usize::from(tail)] += 1;
-                assert_eq!(sees(52), !forgets, "the first");
-                assert_eq!(sees(81), !forgets || !tail, "the second");
-                assert_eq!(sees(210), tail, "the third");
-            }
-            assert!(seen[1] > 0, "{seen:?}");
-            assert!(b.alike().iter().map(|r| r.len()).sum::<usize>() == b.queries.len());
+            assert_eq!(asked, b.queries.len());
         }
     }
 }

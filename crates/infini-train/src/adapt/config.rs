@@ -6,8 +6,6 @@ use infini::adapter::AdapterConfig;
 use infini::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use super::pool::Tells;
-
 /// Everything an adaptation needs to be repeated.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -65,7 +63,7 @@ pub struct PoolConfig {
     /// Share of ends that ask for a key which they tell themselves.
     pub near: f64,
     /// Share of named keys that get another number later in the document, and of ends that give one another number:
-    /// asked for is the last. For memories that overwrite.
+    /// asked for is the last.
     pub changed: f64,
     /// Share of sentences and questions some of whose words are replaced by others.
     pub noise: f64,
@@ -145,9 +143,6 @@ pub struct StagesConfig {
     pub quiet: f64,
     /// Weight of the write gate's labels.
     pub write_labels: f64,
-    /// Most that the filler which is written weighs in the third stage, as in a text that much longer; drawn for each
-    /// document between 1 and this.
-    pub amplify: f64,
     /// Share of filler tokens that are written all the same in the second stage, as noise.
     pub noise: f64,
     /// Largest probability that a document's memory also holds that of another; drawn for each step up to this.
@@ -172,7 +167,6 @@ impl Default for StagesConfig {
             read_labels: 0.3,
             quiet: 1.0,
             write_labels: 1.0,
-            amplify: 16.0,
             noise: 0.01,
             together: 0.9,
             seed: 0,
@@ -241,14 +235,10 @@ impl AdaptConfig {
             ("train.read_labels", t.read_labels),
             ("train.write_labels", t.write_labels),
             ("train.quiet", t.quiet),
-            ("train.amplify", t.amplify),
         ] {
             if !(x.is_finite() && x >= 0.0) {
                 return bad(field, format!("{x} is not a number of at least 0"));
             }
-        }
-        if t.amplify < 1.0 {
-            return bad("train.amplify", format!("{}: choose 1 or more", t.amplify));
         }
         if d.digits[0] == 0 || d.digits[0] > d.digits[1] || d.digits[1] > 16 {
             return bad("data.digits", format!("{:?} is no range inside 1..=16", d.digits));
@@ -258,9 +248,6 @@ impl AdaptConfig {
         }
         if d.filler.values().sum::<f64>() <= 0.0 {
             return bad("data.filler", "no source has a weight above 0".into());
-        }
-        if d.keys * d.segments + 2 * d.tails + 1 > Tells::KEYS {
-            return bad("data.keys", format!("a document can have more than {} keys: choose fewer", Tells::KEYS));
         }
         if d.facts.as_ref().is_some_and(|f| f.tasks.is_empty()) {
             return bad("data.facts", "no task: name one, such as qa1".into());
@@ -312,7 +299,6 @@ mod tests {
             ("[data]\ndocuments = 0", "data.documents"),
             ("[train]\nbatch = [16, 16, 9000]", "train.batch"),
             ("[train]\nlr = [1e-3, nan, 1e-3]", "train.lr"),
-            ("[train]\namplify = 0.5", "train.amplify"),
             ("[train]\nsteeps = 3", "steeps"),
             ("[paper]", "train.steps"),
             ("[train]\nsteps = [0, 0, 9]\n[paper]\ngate = nan", "paper.gate"),

@@ -12,7 +12,7 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
 use super::config::{FactsConfig, PoolConfig};
-use super::pool::{Answer, Document, Tail, Tells};
+use super::pool::{Answer, Document, Tail};
 
 /// Draws of a document before its story is held to be too long for any.
 const TRIES: usize = 10_000;
@@ -87,7 +87,7 @@ impl<'a> Facts<'a> {
         let room = (segments * self.segment).checked_sub(self.head.len() + length)?;
         let text = fill(rng, room);
         let mut ids = [self.head.clone(), hide(rng, &text, &told, &self.ends)].concat();
-        let key = [self.marked(&ids), vec![Tells::default(); self.segment]].concat();
+        let key = [self.marked(&ids), vec![false; self.segment]].concat();
         ids.extend(fill(rng, self.segment));
         let mut tails = Vec::with_capacity(c.tails);
         for _ in 0..c.tails {
@@ -103,12 +103,12 @@ impl<'a> Facts<'a> {
         facts.iter().map(|f| self.tokenizer.encode(&format!(" {f}"))).collect()
     }
 
-    /// Which tokens spell a word that answers: all the same key, as who is where is not looked into.
-    fn marked(&self, ids: &[u32]) -> Vec<Tells> {
-        let mut key = vec![Tells::default(); ids.len()];
+    /// Which tokens spell a word that answers.
+    fn marked(&self, ids: &[u32]) -> Vec<bool> {
+        let mut key = vec![false; ids.len()];
         for word in &self.words {
             for i in (0..ids.len()).filter(|i| ids[*i..].starts_with(word)) {
-                key[i..i + word.len()].fill(Tells::key(0, 0));
+                key[i..i + word.len()].fill(true);
             }
         }
         key
@@ -131,7 +131,7 @@ impl<'a> Facts<'a> {
         let text = fill(rng, total.checked_sub(used)?);
         let facts = hide(rng, &text, &told, &self.ends);
         let mut key = if near.is_empty() { Vec::new() } else { self.marked(&facts) };
-        key.resize(total, Tells::default());
+        key.resize(total, false);
         let mut ids = [facts, ask, reply.clone()].concat();
         let end = ids.len();
         ids.extend(fill(rng, after));
@@ -188,7 +188,7 @@ mod tests {
             assert_eq!((d.ids.len(), d.key.len()), (768, 768));
             let text = t.decode(&d.ids);
             assert!(text.starts_with(INTRO.trim_end()), "{text}");
-            let marked: Vec<u32> = d.ids.iter().zip(&d.key).filter(|(_, k)| k.anything()).map(|(i, _)| *i).collect();
+            let marked: Vec<u32> = d.ids.iter().zip(&d.key).filter(|(_, k)| **k).map(|(i, _)| *i).collect();
             let marked = t.decode(&marked);
             assert_eq!(marked.matches("attic").count(), text.matches("attic").count(), "{marked}");
             assert_eq!(

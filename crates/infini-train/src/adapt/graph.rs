@@ -1,15 +1,14 @@
 //! (29)–(32) of `docs/math.md` as a differentiable graph.
 //!
-//! Memories are not built where writes add up: a query's read is the weighted mean over the written tokens that it may see,
-//! which is the same number, and needs only products of small addresses: `φ^q·φ^k = (S·S of places) (S·S of words)`. Where
-//! they overwrite, a document's memory is built in closed form and grows key by key while its tail tells more.
-
-use std::ops::Range;
+//! Memories are not built: what each write adds follows from the products of addresses alone, `φ·φ' = (S·S of places) (S·S of
+//! words)`, by one triangular system for each document; a read weighs those additions.
 
 use burn::tensor::{DType, Int, Tensor, TensorData, activation};
 use infini::adapter::AdapterConfig;
+use infini_kernels::matmul::{Mat, MatMut, Par, axpy, matmul};
 
-use super::leaves::Leaves;
+use super::batch::Held;
+use super::leaves::{Leaves, host};
 use super::upper::constant;
 use crate::ops::Body;
 
@@ -18,6 +17,8 @@ const NOWHERE: f32 = -1e4;
 /// As in the streaming memory.
 const EPS: f64 = 1e-6;
 const SALIENCE: f64 = 15.0;
+/// Rows of an inverse that are found together.
+const ROWS: usize = 32;
 
 /// The learned memory on one step's tokens.
 pub struct Memory<'a> {
@@ -42,8 +43,8 @@ pub struct Lookup<'a> {
     pub value: Tensor<2>,
     /// How much of each key is written, `[m, H]`.
     pub strength: Tensor<2>,
-    /// How often a query's memory holds a key, `[n, m]`.
-    pub visible: &'a [f32],
+    /// Which queries find which keys.
+    pub memories: &'a [Held],
 }
 
 impl<'a> Memory<'a> {
@@ -89,78 +90,41 @@ impl<'a> Memory<'a> {
         self.affine(name, x).reshape([n, self.c.heads, self.c.place_width])
     }
 
-    /// (32): reads `[n, H·V]`, not gated. `alike` are the queries that see the same, in their order; without them nothing
-    /// overwrites.
-    pub fn read(&self, lookup: Lookup, alike: Option<&[Range<usize>]>) -> Tensor<2> {
-        if let Some(alike) = alike.filter(|_| self.c.overwrite) {
-            return self.read_overwritten(lookup, alike);
-        }
-        let Lookup { queries, keys, value, strength, visible } = lookup;
-        let (h, v) = (self.c.heads, self.c.value_width);
-        let (n, m) = (queries.0.dims()[0], value.dims()[0]);
-        let visible = constant::<2>(visible.to_vec(), [n, m], &self.words.device());
-        let place = self.pair(queries.0, 0).matmul(self.pair(keys.0, 0).swap_dims(1, 2));
-        let word = self.pair(queries.1, 1).matmul(self.pair(keys.1, 1).swap_dims(1, 2));
-        let w = place * word * strength.swap_dims(0, 1).reshape([h, 1, m]) * visible.reshape([1, n, m]);
-        let null = self.leaves.get::<1>("null").exp().reshape([h, 1, 1]);
-        let nothing = self.leaves.get::<1>("nothing").reshape([h, 1, v]);
-        let value = value.reshape([m, h, v]).swap_dims(0, 1);
-        let den = w.clone().sum_dim(2) + null.clone();
-        let num = w.matmul(value) + nothing * null;
-        (num / den).swap_dims(0, 1).reshape([n, h * v])
-    }
-
-    /// `φ [H, n, F]` of places and pools.
-    fn address(&self, (places, pools): (Tensor<3>, Tensor<3>)) -> Tensor<3> {
-        let (places, pools) = (self.pair(places, 0), self.pair(pools, 1));
-        let ([h, n, p], u) = (places.dims(), pools.dims()[2]);
-        (places.reshape([h, n, p, 1]) * pools.reshape([h, n, 1, u])).reshape([h, n, p * u])
-    }
-
-    /// [`read`](Memory::read) where each write clears its cells: of key `i` is left `φ_i Π_{j>i} (1 − g_j φ_j)`. What is
-    /// visible is written once, however often it is to weigh.
-    fn read_overwritten(&self, lookup: Lookup, alike: &[Range<usize>]) -> Tensor<2> {
-        let Lookup { queries, keys, value, strength, visible } = lookup;
+    /// (32): reads `[n, H·V]`, not gated.
+    pub fn read(&self, lookup: Lookup) -> Tensor<2> {
+        let Lookup { queries, keys, value, strength, memories } = lookup;
         let (h, v, device) = (self.c.heads, self.c.value_width, self.words.device());
         let m = value.dims()[0];
-        let queries = self.address(queries);
-        let written = self.address(keys) * strength.swap_dims(0, 1).reshape([h, m, 1]);
-        // never the logarithm of nothing
-        let left = (written.clone() * -(1.0 - EPS) + 1.0).log();
-        let value = value.reshape([m, h, v]).swap_dims(0, 1);
-        let null = self.leaves.get::<1>("null").exp().reshape([h, 1, 1]);
-        let nothing = self.leaves.get::<1>("nothing").reshape([h, 1, v]) * null.clone();
-        let nowhere = |v: usize| Tensor::<3>::zeros([h, v, queries.dims()[2]], (&device, DType::F32));
-        // what is written when the queries before these read: keys, M transposed and z
-        let (mut held, mut memory): (Vec<usize>, [Tensor<3>; 2]) = (Vec::new(), [nowhere(v), nowhere(1)]);
-        let mut reads = Vec::with_capacity(alike.len());
-        for d in alike.iter().filter(|d| !d.is_empty()) {
-            let phi = queries.clone().narrow(1, d.start, d.len());
-            let seen: Vec<usize> = (0..m).filter(|i| visible[d.start * m + i] > 0.0).collect();
-            if held.iter().all(|i| seen.binary_search(i).is_ok()) && !held.is_empty() {
-                // a little more than before: one after the other
-                for i in seen.iter().filter(|i| held.binary_search(i).is_err()) {
-                    let phi = written.clone().narrow(1, *i, 1);
-                    let v = value.clone().narrow(1, *i, 1).swap_dims(1, 2);
-                    let [mt, z] = memory;
-                    let rest = -phi.clone() + 1.0;
-                    memory = [mt * rest.clone() + v.matmul(phi.clone()), z * rest + phi];
-                }
-            } else if seen.is_empty() {
-                memory = [nowhere(v), nowhere(1)];
+        let column = |name: &str| self.leaves.get::<1>(name).reshape([h, 1, 1]);
+        let (null, doubt) = (column("null"), column("doubt"));
+        let nothing = self.leaves.get::<1>("nothing").reshape([h, 1, v]);
+        let queries = [self.pair(queries.0, 0), self.pair(queries.1, 1)];
+        let keys = [self.pair(keys.0, 0), self.pair(keys.1, 1)];
+        let one = Tensor::<3>::ones([h, m, 1], (&device, DType::F32));
+        let value = Tensor::cat(vec![value.reshape([m, h, v]).swap_dims(0, 1), one], 2);
+        let strength = strength.swap_dims(0, 1).reshape([h, m, 1]);
+        let mut reads = Vec::with_capacity(memories.len());
+        for held in memories.iter().filter(|held| !held.queries.is_empty()) {
+            let (n, s) = (held.queries.len(), held.keys.len());
+            let phi = queries.clone().map(|q| q.narrow(1, held.queries.start, n));
+            let told = if s == 0 {
+                Tensor::zeros([h, n, v + 1], (&device, DType::F32))
             } else {
-                let rows: Vec<i64> = seen.iter().map(|i| *i as i64).collect();
-                let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [seen.len()]), (&device, DType::I64));
-                let left = left.clone().select(1, rows.clone());
-                // the sum over those that were written later
-                let later = left.clone().sum_dim(1) - left.cumsum(1);
-                let kept = written.clone().select(1, rows.clone()) * later.exp();
-                let value = value.clone().select(1, rows);
-                memory = [value.swap_dims(1, 2).matmul(kept.clone()), kept.sum_dim(1)];
-            }
-            held = seen;
-            let [num, den] = memory.clone().map(|m| phi.clone().matmul(m.swap_dims(1, 2)));
-            reads.push(((num + nothing.clone()) / (den + null.clone())).swap_dims(0, 1).reshape([d.len(), h * v]));
+                let rows: Vec<i64> = held.keys.iter().map(|k| *k as i64).collect();
+                let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [s]), (&device, DType::I64));
+                let select = |x: &Tensor<3>| x.clone().select(1, rows.clone());
+                let key = [select(&keys[0]), select(&keys[1])];
+                let strength = select(&strength);
+                let earlier = (0..s * s).map(|i| f32::from(u8::from(i % s < i / s))).collect();
+                let overlap = products(&key, &key) * constant::<3>(earlier, [1, s, s], &device);
+                let added = solve(overlap / squares(&key) * strength.clone(), select(&value) * strength);
+                let visible = constant::<3>(held.visible.clone(), [1, n, s], &device);
+                (products(&phi, &key) * visible).matmul(added)
+            };
+            let known = activation::relu(told.clone().narrow(2, v, 1));
+            let c = (null.clone() - doubt.clone() * known.clone() / squares(&phi)).exp();
+            let a = (told.narrow(2, 0, v) + nothing.clone() * c.clone()) / (known + c);
+            reads.push(a.swap_dims(0, 1).reshape([n, h * v]));
         }
         Tensor::cat(reads, 0)
     }
@@ -176,6 +140,53 @@ impl<'a> Memory<'a> {
         let a = a.reshape([n, h, v]) * activation::sigmoid(gate).reshape([n, h, 1]);
         self.body.linear(a.reshape([n, h * v]), self.leaves.get("output.weight"))
     }
+}
+
+/// `φ·φ'` of addresses given by their parts, `[H, n, s]`.
+fn products(a: &[Tensor<3>; 2], b: &[Tensor<3>; 2]) -> Tensor<3> {
+    let dot = |i: usize| a[i].clone().matmul(b[i].clone().swap_dims(1, 2));
+    dot(0) * dot(1)
+}
+
+/// `|φ|²`, `[H, n, 1]`.
+fn squares(a: &[Tensor<3>; 2]) -> Tensor<3> {
+    let square = |i: usize| a[i].clone().square().sum_dim(2);
+    square(0) * square(1)
+}
+
+/// `u` with `u + l u = b`: `l [H, s, s]` has nothing on and above its diagonal, `b` is `[H, s, w]`.
+///
+/// The inverse is a constant of the graph. With the solution `u₀`, itself a constant, `(1 + l₀)⁻¹ (b − (l − l₀) u₀)` has the
+/// value of `u` and its derivatives.
+fn solve(l: Tensor<3>, b: Tensor<3>) -> Tensor<3> {
+    let [h, s, _] = l.dims();
+    let given = l.clone().detach();
+    let inverse = constant::<3>(inverse(&host(given.clone()), s), [h, s, s], &l.device());
+    let u = inverse.clone().matmul(b.clone().detach());
+    inverse.matmul(b - (l - given).matmul(u))
+}
+
+/// `(1 + l)⁻¹` of every `s × s` matrix in `l`, some rows after the other.
+fn inverse(l: &[f32], s: usize) -> Vec<f32> {
+    let mut out = vec![0.0; l.len()];
+    for (l, out) in l.chunks_exact(s * s).zip(out.chunks_exact_mut(s * s)) {
+        for from in (0..s).step_by(ROWS) {
+            let n = ROWS.min(s - from);
+            let (before, rows) = out.split_at_mut(from * s);
+            if from > 0 {
+                let (l, before) = (Mat::new(&l[from * s..], n, from, s, 1), Mat::new(before, from, from, s, 1));
+                matmul(MatMut::new(rows, n, from, s, 1), false, -1.0, l, before, Par::No);
+            }
+            for i in 0..n {
+                let (before, row) = rows.split_at_mut(i * s);
+                for (l, before) in l[(from + i) * s + from..][..i].iter().zip(before.chunks_exact(s)) {
+                    axpy(-l, &before[..from + i], &mut row[..from + i]);
+                }
+                row[from + i] = 1.0;
+            }
+        }
+    }
+    out
 }
 
 fn affine(body: Body, leaves: &Leaves, name: &str, x: Tensor<2>) -> Tensor<2> {
@@ -194,7 +205,6 @@ mod tests {
 
     use super::*;
     use crate::Device;
-    use crate::adapt::leaves::host;
 
     const D: usize = 16;
     const V: usize = 29;
@@ -208,11 +218,6 @@ mod tests {
     /// nothing by itself shows it.
     #[test]
     fn the_streaming_memory_computes_the_same() {
-        compare(false);
-        compare(true);
-    }
-
-    fn compare(overwrite: bool) {
         let c = AdapterConfig {
             layer: 0,
             segment_len: 6,
@@ -223,7 +228,6 @@ mod tests {
             word_width: 4,
             before: 4,
             after: 3,
-            overwrite,
         };
         let base: ModelConfig = toml::from_str(&format!(
             "vocab_size = {V}\nhidden_size = {D}\nnum_hidden_layers = 1\nnum_attention_heads = 2\n\
@@ -301,9 +305,9 @@ mod tests {
         assert!(host(strength.clone()).contains(&1.0) && host(strength.clone()).contains(&0.0));
         let written = |t: usize, j: usize| f32::from(u8::from(j + c.delay() <= t));
         let visible: Vec<f32> = (first..T).flat_map(|t| (1..T).map(move |j| written(t, j))).collect();
-        let alike: Vec<_> = (0..T - first).map(|i| i..i + 1).collect();
+        let held = Held { queries: 0..T - first, keys: (0..T - 1).collect(), visible };
         let value = memory.affine("value", cut(1, T));
-        let a = memory.read(Lookup { queries, keys, value, strength, visible: &visible }, Some(&alike));
+        let a = memory.read(Lookup { queries, keys, value, strength, memories: &[held] });
         let out = host(memory.output(a, memory.read_gate(cut(first, T))));
         for (i, out) in out.chunks(D).enumerate() {
             let h: Vec<f32> = out.iter().zip(&embed[ids[first + i] as usize * D..]).map(|(o, e)| o + e).collect();
@@ -313,6 +317,57 @@ mod tests {
                 let got = streamed[(first + i) * V + v];
                 assert!((logit - got).abs() < 1e-4, "token {}, logit {v}: {got}, not {logit}", first + i);
             }
+        }
+    }
+
+    /// The derivatives of a sum of a solution's weighted squares against differences.
+    #[test]
+    fn solutions_and_their_derivatives() {
+        let (h, s, w) = (2, ROWS + 3, 2);
+        let device = Device::flex().autodiff();
+        let below = |i: usize| i % s < (i / s) % s;
+        let l = numbers(h * s * s, 0.7).into_iter().enumerate();
+        let l: Vec<f32> = l.map(|(i, x)| if below(i) { 0.2 * x } else { 0.0 }).collect();
+        let b = numbers(h * s * w, 1.3);
+        let weights = numbers(h * s * w, 0.4);
+        // forward substitution, row by row
+        let value = |l: &[f32], b: &[f32]| -> f64 {
+            let mut sum = 0.0;
+            for head in 0..h {
+                let mut u = vec![vec![0.0f64; w]; s];
+                for i in 0..s {
+                    for j in 0..w {
+                        let before: f64 = (0..i).map(|k| f64::from(l[(head * s + i) * s + k]) * u[k][j]).sum();
+                        u[i][j] = f64::from(b[(head * s + i) * w + j]) - before;
+                        sum += f64::from(weights[(head * s + i) * w + j]) * u[i][j] * u[i][j];
+                    }
+                }
+            }
+            sum
+        };
+        let (lt, bt) = (constant::<3>(l.clone(), [h, s, s], &device), constant::<3>(b.clone(), [h, s, w], &device));
+        let (lt, bt) = (lt.require_grad(), bt.require_grad());
+        let u = solve(lt.clone(), bt.clone());
+        let sum = (u.square() * constant::<3>(weights.clone(), [h, s, w], &device)).sum();
+        assert!((f64::from(sum.clone().into_scalar::<f32>()) - value(&l, &b)).abs() < 1e-4);
+        let grads = sum.backward();
+        let (dl, db) = (host(lt.grad(&grads).unwrap()), host(bt.grad(&grads).unwrap()));
+        let step = 1e-3f32;
+        let slope = |x: &[f32], i: usize, f: &dyn Fn(&[f32]) -> f64| {
+            let at = |d: f32| {
+                let mut x = x.to_vec();
+                x[i] += d;
+                f(&x)
+            };
+            (at(step) - at(-step)) / (2.0 * f64::from(step))
+        };
+        for i in (0..l.len()).filter(|i| below(*i)).step_by(7) {
+            let expected = slope(&l, i, &|l| value(l, &b));
+            assert!((f64::from(dl[i]) - expected).abs() < 1e-2 * (1.0 + expected.abs()), "{i}: {} {expected}", dl[i]);
+        }
+        for i in 0..b.len() {
+            let expected = slope(&b, i, &|b| value(&l, b));
+            assert!((f64::from(db[i]) - expected).abs() < 1e-2 * (1.0 + expected.abs()), "{i}: {} {expected}", db[i]);
         }
     }
 }

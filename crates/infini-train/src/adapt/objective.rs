@@ -7,7 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use super::batch::{Batch, Words};
 use super::graph::{Lookup, Memory};
 use super::leaves::host;
-use super::pool::{Document, Tail, Tells};
+use super::pool::{Document, Tail};
 use super::stages::{Report, Said, Stages};
 use super::upper::constant;
 use crate::ops::composed::softplus;
@@ -39,14 +39,11 @@ impl Stages<'_> {
         let opened = host(gates.clone());
         let heads = self.config.adapter.heads;
         let open = |i: usize, j: usize| opened[rows.of(i, j) * heads..][..heads].iter().any(|x| *x > 0.0);
-        // exact overwriting is dear: the first stages do without where it is known what is told again
-        let exact = stage == 2 || self.config.data.facts.is_some();
-        let forgets = self.config.adapter.overwrite && !exact;
-        let batch = Batch::new(t, stage, docs, (self.config.adapter.delay(), forgets), &open, rng);
+        let batch = Batch::new(t, stage, docs, self.config.adapter.delay(), &open, rng);
         let mut report = Report { stage, together: batch.together, ..Report::default() };
         report.written = [true, false].map(|key| {
             let label = batch.docs.iter().flat_map(|(doc, _)| &doc.key);
-            let rows = opened.chunks(heads).zip(label).filter(|(_, l)| l.anything() == key);
+            let rows = opened.chunks(heads).zip(label).filter(|(_, l)| **l == key);
             mean(rows.flat_map(|(x, _)| x.iter().map(|x| f64::from(u8::from(*x > 0.0)))))
         });
 
@@ -55,7 +52,7 @@ impl Stages<'_> {
         let xq = all.clone().select(0, self.index(batch.queries.iter().map(|(i, j)| rows.tail(*i) + j)));
         let words = Words::new(&batch, &self.config.adapter);
         let memory = self.memory(&words);
-        let a = self.recalled(&memory, (stage, exact), &batch, &words, &rows, all, &gates, &xq);
+        let a = self.recalled(&memory, stage, &batch, &words, &rows, all, &gates, &xq);
         let write = self.write_labels(&gates, &batch) * t.write_labels;
         if stage == 0 {
             let classes: Vec<usize> = batch.answers.iter().map(|q| self.class[batch.target(*q) as usize]).collect();
@@ -97,7 +94,7 @@ impl Stages<'_> {
     fn recalled(
         &self,
         memory: &Memory,
-        (stage, exact): (usize, bool),
+        stage: usize,
         batch: &Batch,
         words: &Words,
         rows: &Rows,
@@ -115,8 +112,7 @@ impl Stages<'_> {
             _ => Tensor::ones([batch.keys.len(), c.heads], (&self.device, DType::F32)),
         };
         let queries = (memory.places("query", xq.clone()), memory.pool(&words.queries, c.before));
-        let alike = exact.then(|| batch.alike());
-        memory.read(Lookup { queries, keys, value, strength, visible: &batch.visible }, alike.as_deref())
+        memory.read(Lookup { queries, keys, value, strength, memories: &batch.memories })
     }
 
     /// The base's final hidden states at queries.
@@ -175,11 +171,11 @@ impl Stages<'_> {
         let told = batch
             .docs
             .iter()
-            .flat_map(|(doc, _)| doc.ids.iter().zip(&doc.key).map(|(id, key)| weights(*id, key.anything(), false)));
+            .flat_map(|(doc, _)| doc.ids.iter().zip(&doc.key).map(|(id, key)| weights(*id, *key, false)));
         let tails = batch.docs.iter().flat_map(|(_, tail)| {
             let own = tail.ids.iter().zip(&tail.key).zip(&tail.answer);
             // the document's first token stands before each tail
-            std::iter::once((0.0, 0.0)).chain(own.map(|((id, key), a)| weights(*id, key.anything(), a.is_some())))
+            std::iter::once((0.0, 0.0)).chain(own.map(|((id, key), a)| weights(*id, *key, a.is_some())))
         });
         let (open, shut): (Vec<f32>, Vec<f32>) = told.chain(tails).unzip();
         let column = |x: Vec<f32>| constant::<2>(x, [logits.dims()[0], 1], &self.device);
@@ -234,9 +230,9 @@ fn quiet(batch: &Batch) -> Vec<f32> {
 }
 
 /// Which tokens have no key within [`SENTENCE`] tokens.
-fn far(key: &[Tells]) -> impl Iterator<Item = bool> {
+fn far(key: &[bool]) -> impl Iterator<Item = bool> {
     let near = |j: usize| j.saturating_sub(SENTENCE)..key.len().min(j + SENTENCE + 1);
-    (0..key.len()).map(move |j| !key[near(j)].iter().any(|k| k.anything()))
+    (0..key.len()).map(move |j| !key[near(j)].contains(&true))
 }
 
 fn mean(x: impl Iterator<Item = f64>) -> f64 {
@@ -267,8 +263,8 @@ mod tests {
 
     #[test]
     fn far_is_more_than_a_sentence_away() {
-        let mut key = vec![Tells::default(); 200];
-        key[100..103].fill(Tells::key(0, 0));
+        let mut key = vec![false; 200];
+        key[100..103].fill(true);
         let near: Vec<usize> = far(&key).enumerate().filter(|(_, far)| !far).map(|(j, _)| j).collect();
         assert_eq!(near, (100 - SENTENCE..=102 + SENTENCE).collect::<Vec<_>>());
     }

@@ -97,7 +97,7 @@ impl<'a> Stages<'a> {
         let hidden = self.upper.hidden(self.upper.above(layer.forward(&self.upper, residual, &written, held)));
 
         // which tokens answer, all tokens of tails being queries; what the other form would write is of no use here
-        let batch = Batch::new(t, 2, docs, (0, false), &|_, _| false, rng);
+        let batch = Batch::new(t, 2, docs, 0, &|_, _| false, rng);
         let gates = host(activation::sigmoid(self.leaves.get::<1>(GATES)));
         let open = gates.iter().map(|g| f64::from(*g)).sum::<f64>() / gates.len() as f64;
         let mut report = Report {
@@ -136,7 +136,7 @@ fn held(docs: &[(&Document, &Tail)], segment: usize, joined: &[Vec<bool>], fille
             let last = doc.key.len() / segment - 1;
             doc.key.chunks(segment).enumerate().map(move |(s, key)| match i == b {
                 true => s < last,
-                false => joined[b][i] || (filler[b][i] && !key.iter().any(|k| k.anything())),
+                false => joined[b][i] || (filler[b][i] && !key.contains(&true)),
             })
         })
     };
@@ -212,7 +212,6 @@ mod tests {
     use infini::model::Want;
     use infini::weights::Weights;
 
-    use super::super::pool::Tells;
     use super::*;
 
     /// The last segment of a document whose tail is the whole window: the graph's logits are the stream's.
@@ -268,7 +267,7 @@ mod tests {
     #[test]
     fn a_memory_holds_its_own_past_and_of_others_what_does_not_answer() {
         let document = |name: &str, segments: usize| {
-            let key = (0..4 * segments).map(|j| if j == 1 { Tells::key(0, 0) } else { Tells::default() }).collect();
+            let key = (0..4 * segments).map(|j| j == 1).collect();
             let names = vec![name.to_string()];
             Document { ids: vec![7; 4 * segments], key, names, paper: true, x: Vec::new(), tails: Vec::new() }
         };

@@ -37,34 +37,6 @@ pub enum Answer {
     Absent,
 }
 
-/// What a token tells: nothing, or a key and how many times that was told before.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tells(u8);
-
-impl Tells {
-    /// Times that a key can be told.
-    const TIMES: u8 = 3;
-    /// Keys of a document that can be told apart.
-    pub const KEYS: usize = (u8::MAX / Tells::TIMES) as usize;
-
-    /// Key `key < KEYS`, told `before` times before.
-    pub fn key(key: usize, before: u8) -> Self {
-        assert!(key < Tells::KEYS && before < Tells::TIMES, "key {key}, told {before} times before");
-        Tells(1 + key as u8 * Tells::TIMES + before)
-    }
-
-    /// Whether it tells anything.
-    pub fn anything(self) -> bool {
-        self.0 > 0
-    }
-
-    /// Whether `later` is the same key told again.
-    pub fn again(self, later: Tells) -> bool {
-        let key = |t: Tells| (t.0 - 1) / Tells::TIMES;
-        self.anything() && later.0 > self.0 && key(self) == key(later)
-    }
-}
-
 /// Most of a disturbed sentence's tokens that are others.
 const DISTURBED: f64 = 0.25;
 
@@ -77,8 +49,8 @@ pub struct Tail {
     pub ids: Vec<u32>,
     /// Which tokens answer, full stops included, `[U]`.
     pub answer: Vec<Option<Answer>>,
-    /// What each of them tells, `[U]`.
-    pub key: Vec<Tells>,
+    /// Which of them tell a key, `[U]`.
+    pub key: Vec<bool>,
     /// Residual stream that enters the memory's layer, of the document's first token and the tail: `[1 + U, d]`.
     pub residual: Vec<f32>,
     /// Final hidden states of the base over the tail, `[U, d]`: computed when a step needs them.
@@ -90,8 +62,8 @@ pub struct Tail {
 pub struct Document {
     /// The tokens that are remembered, `[E]`.
     pub ids: Vec<u32>,
-    /// What each of them tells: a key's digits, the blank before, what ends them, `[E]`.
-    pub key: Vec<Tells>,
+    /// Which of them tell a key: its digits, the blank before, what ends them, `[E]`.
+    pub key: Vec<bool>,
     /// Whose keys it tells or asks for; empty when the key has no name.
     pub names: Vec<String>,
     /// Whether it is in the paper's words.
@@ -196,17 +168,16 @@ impl<'a> Writer<'a> {
         let names: Vec<u32> = scenario.names.iter().flat_map(|n| self.tokenizer.encode(&format!(" {n}"))).collect();
         let tell =
             |rng: &mut ChaCha8Rng, told: &Told| self.disturbed(rng, self.tokenizer.encode(&told.text), 0, &names);
-        let mut told: Vec<(Vec<u32>, Tells)> =
-            (0..far).map(|i| (tell(rng, &scenario.keys[i]), Tells::key(i, 0))).collect();
+        let mut told: Vec<Vec<u32>> = (0..far).map(|i| tell(rng, &scenario.keys[i])).collect();
         // what changes is told again, later
         let order = told_again(rng, far, scenario.changes.iter().map(|c| c.key).filter(|i| *i < far));
         for change in scenario.changes.iter().filter(|c| c.key < far) {
-            told.push((tell(rng, &change.told), Tells::key(change.key, 1)));
+            told.push(tell(rng, &change.told));
         }
         let told: Vec<_> = order.into_iter().map(|i| told[i].clone()).collect();
         let remembered = (segments + 1) * s;
         let mut ids = self.fill(rng, remembered);
-        let mut key = vec![Tells::default(); remembered];
+        let mut key = vec![false; remembered];
         let mut from = 1;
         if rng.random_bool(c.opening) {
             let opening = self.tokenizer.encode(wording::INTRO);
@@ -219,15 +190,14 @@ impl<'a> Writer<'a> {
         for n in nearby {
             let mut near: Vec<usize> = (at..at + n).collect();
             at += n;
-            let mut sentences: Vec<(Vec<u32>, Tells)> =
-                near.iter().map(|i| (tell(rng, &scenario.keys[*i]), Tells::key(*i, 0))).collect();
+            let mut sentences: Vec<Vec<u32>> = near.iter().map(|i| tell(rng, &scenario.keys[*i])).collect();
             let absent = absent && (!named || rng.random_bool(0.5));
             // a key of the document changes where the window shows it
             let mut scenario = scenario.clone();
             if far > 0 && rng.random_bool(c.changed) {
                 let i = rng.random_range(0..far);
                 let change = scenario.change(rng, &plan, i);
-                sentences.push((tell(rng, &change), Tells::key(i, 2)));
+                sentences.push(tell(rng, &change));
                 near.insert(0, i);
             }
             let mut asked: Vec<usize> = (0..far).chain(near.iter().copied().filter(|i| *i >= far)).collect();
@@ -267,21 +237,19 @@ impl<'a> Writer<'a> {
     fn place(
         &self,
         rng: &mut ChaCha8Rng,
-        sentences: &[(Vec<u32>, Tells)],
+        sentences: &[Vec<u32>],
         within: Range<usize>,
         ids: &mut [u32],
-        key: &mut [Tells],
+        key: &mut [bool],
     ) -> Option<()> {
-        let room = within.len().checked_sub(sentences.iter().map(|(tokens, _)| tokens.len()).sum())?;
+        let room = within.len().checked_sub(sentences.iter().map(Vec::len).sum())?;
         let mut cuts: Vec<usize> = sentences.iter().map(|_| rng.random_range(0..=room)).collect();
         cuts.sort_unstable();
         let mut from = within.start;
-        for ((tokens, tells), cut) in sentences.iter().zip(cuts) {
+        for (tokens, cut) in sentences.iter().zip(cuts) {
             let at = from + cut;
             ids[at..at + tokens.len()].copy_from_slice(tokens);
-            for (key, number) in key[at..].iter_mut().zip(self.number(tokens)) {
-                *key = if number { *tells } else { Tells::default() };
-            }
+            key[at..at + tokens.len()].copy_from_slice(&self.number(tokens));
             from += tokens.len();
         }
         Some(())
@@ -292,14 +260,14 @@ impl<'a> Writer<'a> {
         &self,
         rng: &mut ChaCha8Rng,
         scenario: &Scenario,
-        (near, sentences): (&[usize], &[(Vec<u32>, Tells)]),
+        (near, sentences): (&[usize], &[Vec<u32>]),
         (far, asked): (usize, &[usize]),
         names: &[u32],
     ) -> Option<Tail> {
         let total = self.config.tail;
         let mut ids = self.fill(rng, total);
-        let (mut answer, mut key) = (vec![None; total], vec![Tells::default(); total]);
-        let room = sentences.iter().map(|(tokens, _)| tokens.len()).sum();
+        let (mut answer, mut key) = (vec![None; total], vec![false; total]);
+        let room = sentences.iter().map(Vec::len).sum();
         // questions from the end on
         let mut end = total - rng.random_range(0..9);
         for i in asked {
@@ -429,11 +397,12 @@ fn write(path: &Path, documents: &[Document], identity: &str) -> Result<()> {
     let fail = |e: infini_format::tensors::TensorError| Error::Model(e.to_string());
     let tokens = |ids: &[u32]| Tensor::i32(&[ids.len()], &ids.iter().map(|x| *x as i32).collect::<Vec<_>>());
     let bytes = |x: Vec<u8>| Tensor::u8(&[x.len()], &x);
+    let flags = |x: &[bool]| bytes(x.iter().map(|x| u8::from(*x)).collect());
     let mut tensors = Vec::new();
     for (i, doc) in documents.iter().enumerate() {
         let (rows, d) = (doc.key.len(), doc.x.len() / doc.key.len());
         tensors.push((format!("{i}.ids"), tokens(&doc.ids)));
-        tensors.push((format!("{i}.key"), bytes(doc.key.iter().map(|x| x.0).collect())));
+        tensors.push((format!("{i}.key"), flags(&doc.key)));
         tensors.push((format!("{i}.names"), bytes(doc.names.join("\n").into_bytes())));
         tensors.push((format!("{i}.paper"), bytes(vec![u8::from(doc.paper)])));
         tensors.push((format!("{i}.x"), Tensor::bf16(&[rows, d], &doc.x)));
@@ -441,7 +410,7 @@ fn write(path: &Path, documents: &[Document], identity: &str) -> Result<()> {
             let code = |a: &Option<Answer>| ANSWERS.iter().position(|x| x == a).map_or(0, |i| i as u8);
             tensors.push((format!("{i}.{t}.ids"), tokens(&tail.ids)));
             tensors.push((format!("{i}.{t}.answer"), bytes(tail.answer.iter().map(code).collect())));
-            tensors.push((format!("{i}.{t}.key"), bytes(tail.key.iter().map(|x| x.0).collect())));
+            tensors.push((format!("{i}.{t}.key"), flags(&tail.key)));
             tensors.push((format!("{i}.{t}.residual"), Tensor::f32(&[tail.ids.len() + 1, d], &tail.residual)));
         }
     }
@@ -474,21 +443,21 @@ pub fn read(config: &AdaptConfig, base: &Loaded, dir: &Path) -> Result<Vec<Docum
                 Ok(ids.into_iter().map(|x| x as u32).collect())
             };
             let floats = |name: String| get(name)?.to_f32().map_err(|e| bad(e.to_string()));
-            let tells = |name: String| -> Result<Vec<Tells>> { Ok(bytes(name)?.into_iter().map(Tells).collect()) };
+            let flags = |name: String| -> Result<Vec<bool>> { Ok(bytes(name)?.into_iter().map(|x| x > 0).collect()) };
             let names = String::from_utf8(bytes(format!("{i}.names"))?).map_err(|e| bad(e.to_string()))?;
             let tail = |t: usize| -> Result<Tail> {
                 let code = |c: u8| ANSWERS.get(c as usize).copied().ok_or_else(|| bad(format!("answer {c}")));
                 Ok(Tail {
                     ids: tokens(format!("{i}.{t}.ids"))?,
                     answer: bytes(format!("{i}.{t}.answer"))?.into_iter().map(code).collect::<Result<_>>()?,
-                    key: tells(format!("{i}.{t}.key"))?,
+                    key: flags(format!("{i}.{t}.key"))?,
                     residual: floats(format!("{i}.{t}.residual"))?,
                     hidden: Vec::new(),
                 })
             };
             out.push(Document {
                 ids: tokens(format!("{i}.ids"))?,
-                key: tells(format!("{i}.key"))?,
+                key: flags(format!("{i}.key"))?,
                 names: names.lines().map(str::to_string).collect(),
                 paper: bytes(format!("{i}.paper"))? == [1],
                 x: floats(format!("{i}.x"))?,

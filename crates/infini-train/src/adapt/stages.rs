@@ -149,7 +149,8 @@ impl<'a> Stages<'a> {
             ("sharpness", vec![4.5f32.ln(); 2 * c.heads]),
             ("write.bias", vec![-2.0; c.heads]),
             ("read.bias", vec![-1.5; c.heads]),
-            ("null", vec![0.1f32.ln(); c.heads]),
+            ("null", vec![-1.0; c.heads]),
+            ("doubt", vec![3.0; c.heads]),
             // words that follow count for less at first: queries have none
             ("offset", [vec![0.0; c.before], vec![-1.0; c.after]].concat().repeat(c.heads)),
         ]);
@@ -355,7 +356,7 @@ fn share(name: &str, stage: usize) -> f64 {
         ("output.weight", 1) => 5.0,
         ("output.weight", 2) => 6.0,
         ("read.weight", _) => 3.0,
-        ("read.bias" | "null", _) => 10.0,
+        ("read.bias" | "null" | "doubt", _) => 10.0,
         ("nothing", _) => 3.0,
         ("write.weight" | "write.bias", _) => 4.0,
         _ => 1.0,

@@ -57,6 +57,7 @@ pub(crate) struct Recall {
     /// Of places and of words, `[2, H]`.
     sharpness: Vec<f32>,
     null: Vec<f32>,
+    doubt: Vec<f32>,
     nothing: Vec<f32>,
     output: Vec<f32>,
 }
@@ -161,7 +162,8 @@ impl Recall {
             read: affine("read"),
             offset: adapter.get("offset").to_vec(),
             sharpness: exp("sharpness"),
-            null: exp("null"),
+            null: adapter.get("null").to_vec(),
+            doubt: adapter.get("doubt").to_vec(),
             nothing: adapter.get("nothing").to_vec(),
             output: adapter.get("output.weight").to_vec(),
         }
@@ -323,9 +325,11 @@ impl Recall {
             let m = &state.m[(whose * heads + head) * f * v..][..f * v];
             let z = &state.z[(whose * heads + head) * f..][..f];
             matmul(MatMut::rows(&mut a, n, v), false, 1.0, Mat::rows(&phi, n, f), Mat::rows(m, f, v), Par::No);
-            let (c, nothing) = (self.null[head], &self.nothing[head * v..][..v]);
+            let nothing = &self.nothing[head * v..][..v];
             for (i, (a, phi)) in a.chunks_exact(v).zip(phi.chunks_exact(f)).enumerate() {
-                let open = sigmoid(gate[i * heads + head]) / (dot(phi, z) + c);
+                let known = dot(phi, z).max(0.0);
+                let c = (self.null[head] - self.doubt[head] * known / dot(phi, phi)).exp();
+                let open = sigmoid(gate[i * heads + head]) / (known + c);
                 let y = &mut y[(i * heads + head) * v..][..v];
                 y.iter_mut().zip(a).zip(nothing).for_each(|((y, a), n)| *y = open * (a + c * n));
             }
@@ -337,21 +341,21 @@ impl Recall {
         let c = &self.config;
         let (heads, f, v, pw) = (c.heads, c.cells(), c.value_width, c.place_width);
         let words = row.words.as_ref().expect("rows that write have words");
-        let (mut pool, mut phi) = (vec![0.0; c.word_width], vec![0.0; f]);
+        let (mut pool, mut phi, mut new) = (vec![0.0; c.word_width], vec![0.0; f], vec![0.0; v]);
         for head in (0..heads).filter(|head| row.gate[i * heads + head] > 0.0) {
             self.pool(words, head, i, c.before + c.after, &mut pool);
             self.address(head, &row.place[(i * heads + head) * pw..][..pw], &pool, &mut phi);
             let z = &mut state.z[(at * heads + head) * f..][..f];
             let m = &mut state.m[(at * heads + head) * f * v..][..f * v];
-            if c.overwrite {
-                for ((phi, z), m) in phi.iter().zip(z.iter_mut()).zip(m.chunks_exact_mut(v)) {
-                    *z *= 1.0 - phi;
-                    m.iter_mut().for_each(|m| *m *= 1.0 - phi);
-                }
+            // only what the memory does not say of this address already is added
+            let norm = dot(&phi, &phi);
+            new.copy_from_slice(&row.value[(i * heads + head) * v..][..v]);
+            for (phi, m) in phi.iter().zip(m.chunks_exact(v)) {
+                axpy(-phi / norm, m, &mut new);
             }
-            axpy(1.0, &phi, z);
+            axpy(1.0 - dot(&phi, z) / norm, &phi, z);
             for (phi, m) in phi.iter().zip(m.chunks_exact_mut(v)) {
-                axpy(*phi, &row.value[(i * heads + head) * v..][..v], m);
+                axpy(*phi, &new, m);
             }
         }
     }
