@@ -147,8 +147,6 @@ pub struct StagesConfig {
     pub noise: f64,
     /// Largest probability that a document's memory also holds that of another; drawn for each step up to this.
     pub together: f64,
-    /// What `null` is lowered by in the file, nats: training knows its own wordings better than others will be known.
-    pub leniency: f64,
     /// Seed of the start and of the order.
     pub seed: u64,
     /// Steps between checkpoints.
@@ -171,7 +169,6 @@ impl Default for StagesConfig {
             write_labels: 1.0,
             noise: 0.01,
             together: 0.9,
-            leniency: 0.0,
             seed: 0,
             checkpoint_every: 50,
             log_every: 10,
@@ -238,7 +235,6 @@ impl AdaptConfig {
             ("train.read_labels", t.read_labels),
             ("train.write_labels", t.write_labels),
             ("train.quiet", t.quiet),
-            ("train.leniency", t.leniency),
         ] {
             if !(x.is_finite() && x >= 0.0) {
                 return bad(field, format!("{x} is not a number of at least 0"));

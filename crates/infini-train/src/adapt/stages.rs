@@ -217,10 +217,6 @@ impl<'a> Stages<'a> {
             let x = match name {
                 "salience.weight" => weight.clone(),
                 "salience.bias" => bias.clone(),
-                "null" => {
-                    let lower = self.config.train.leniency as f32;
-                    self.leaves.values(name).into_iter().map(|x| x - lower).collect()
-                }
                 _ => self.leaves.values(name),
             };
             (name.to_string(), x)
