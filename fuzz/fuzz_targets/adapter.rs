@@ -1,4 +1,4 @@
-//! No bytes crash the readers of adapters, of the paper's form and of counting memories, and what they accept is written and
+//! No bytes crash the readers of adapters, of the paper's form and of counting memories; what they accept is written and
 //! read back as the same.
 #![no_main]
 
@@ -37,7 +37,8 @@ static FILES: LazyLock<[Vec<u8>; 3]> = LazyLock::new(|| {
         sizes.parameters(4).into_iter().map(|(n, s)| (n.to_string(), vec![0.5; s.iter().product()])).collect();
     let adapter = Adapter::new(sizes, base.clone(), 4, tensors).expect("an adapter");
     let tensors = [("o_proj.weight".to_string(), (vec![2, 2], vec![0.5; 4]))].into();
-    let paper = Paper::new(PaperConfig { layer: 1, segment_len: 8, sink: 1 }, base.clone(), tensors).expect("the paper's form");
+    let paper =
+        Paper::new(PaperConfig { layer: 1, segment_len: 8, sink: 1 }, base.clone(), tensors).expect("the paper's form");
     let sizes = TallyConfig { segment_len: 8, sink: 1, orders: 1, cells: 64, hidden: 2 };
     let network = [vec![0.5; 2 * sizes.features()], vec![0.5; 2], vec![0.5; 2], vec![0.5]];
     let tally = Tally::new(sizes, base, vec![-1.0; 8], network).expect("a counting memory");
