@@ -29,6 +29,7 @@ static FILES: LazyLock<[Vec<u8>; 3]> = LazyLock::new(|| {
         value_width: 2,
         place_width: 1,
         word_width: 2,
+        gate_width: 2,
         before: 2,
         after: 1,
         ..AdapterConfig::default()

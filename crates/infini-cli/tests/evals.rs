@@ -41,6 +41,7 @@ fn adapted() -> Home {
         value_width: 6,
         place_width: 3,
         word_width: 4,
+        gate_width: 2,
         before: 5,
         after: 4,
     };

@@ -29,7 +29,7 @@ use crate::tally::{self, Tally};
 
 /// `format` of an adapter file's metadata.
 const FORMAT: &str = "infini-adapter";
-const VERSION: &str = "3";
+const VERSION: &str = "4";
 /// Largest adapter file that is read.
 const MAX_FILE: u64 = 256 << 20;
 
@@ -51,7 +51,9 @@ pub struct AdapterConfig {
     pub place_width: usize,
     /// Width of the word part.
     pub word_width: usize,
-    /// Tokens before a token, whose words make its address.
+    /// Signals in each from which the write gate judges a token by its neighbours.
+    pub gate_width: usize,
+    /// Tokens before a token, whose words make its address and whose signals its gate.
     pub before: usize,
     /// Tokens from a written token on, itself the first, that do so too: it is written when the last of them is read.
     pub after: usize,
@@ -67,6 +69,7 @@ impl Default for AdapterConfig {
             value_width: 64,
             place_width: 8,
             word_width: 32,
+            gate_width: 4,
             before: 24,
             after: 24,
         }
@@ -82,6 +85,11 @@ impl AdapterConfig {
     /// Tokens that wait for the words behind them: token `t` is written before token `t + delay` reads.
     pub fn delay(&self) -> usize {
         self.after.max(1) - 1
+    }
+
+    /// Tokens by whose signals a write gate judges: `before` a token, itself and those it waits for.
+    pub fn taps(&self) -> usize {
+        self.before + self.delay() + 1
     }
 
     /// Names and shapes of the tensors, for a base of width `d`.
@@ -100,11 +108,13 @@ impl AdapterConfig {
             ("sharpness", vec![2, h]),
             ("value.weight", vec![h * v, d]),
             ("value.bias", vec![h * v]),
-            ("write.weight", vec![h, d]),
+            ("write.weight", vec![h * self.gate_width, d]),
+            ("write.kernel", vec![self.taps(), h * self.gate_width]),
             ("write.bias", vec![h]),
             ("read.weight", vec![h, d]),
             ("read.bias", vec![h]),
-            ("null", vec![h]),
+            ("null.weight", vec![h, d]),
+            ("null.bias", vec![h]),
             ("doubt", vec![h]),
             ("nothing", vec![h * v]),
             ("output.weight", vec![d, h * v]),
@@ -137,6 +147,7 @@ impl AdapterConfig {
             ("value_width", self.value_width, 1024),
             ("place_width", self.place_width, 256),
             ("word_width", self.word_width, 256),
+            ("gate_width", self.gate_width, 64),
             ("before", self.before, 256),
         ];
         let bad = |field: &str, why: String| Err(Error::Config { field: format!("adapter.{field}"), why });

@@ -542,7 +542,7 @@ const NAMES: [&str; 29] = [
     "recall.z",
     "recall.place",
     "recall.value",
-    "recall.gate",
+    "recall.signal",
     "recall.next",
     "recall.ids",
     "tally.tokens",

@@ -52,6 +52,7 @@ fn adapter_of(base: &str, seed: f64, d: usize, segment_len: usize) -> Adapter {
         value_width: 6,
         place_width: 3,
         word_width: 4,
+        gate_width: 2,
         before: 5,
         after: 4,
     };

@@ -308,6 +308,7 @@ fn keys(base: &str, seed: f32) -> Adapter {
         value_width: 6,
         place_width: 3,
         word_width: 4,
+        gate_width: 2,
         before: 5,
         after: 4,
     };

@@ -90,7 +90,7 @@ impl<'a> Batch<'a> {
             let held = |k: &usize| {
                 let (i, j) = batch.keys[*k];
                 let theirs = joined[document][i] || (filler[document][i] && !is_key[*k]);
-                if i == document { true } else { theirs && j < n(i) }
+                i == document || (theirs && j < n(i))
             };
             let (own, others): (Vec<usize>, Vec<usize>) =
                 (0..batch.keys.len()).filter(held).partition(|k| batch.keys[*k].0 == document);

@@ -143,6 +143,9 @@ pub struct StagesConfig {
     pub quiet: f64,
     /// Weight of the write gate's labels.
     pub write_labels: f64,
+    /// Price of a nat of the bar of "nothing" where the key was told: it falls as far as questions for keys that nobody told
+    /// let it, so that a wording that was never met is not doubted for that alone.
+    pub leniency: f64,
     /// Share of filler tokens that are written all the same in the second stage, as noise.
     pub noise: f64,
     /// Largest probability that a document's memory also holds that of another; drawn for each step up to this.
@@ -167,6 +170,7 @@ impl Default for StagesConfig {
             read_labels: 0.3,
             quiet: 1.0,
             write_labels: 1.0,
+            leniency: 0.02,
             noise: 0.01,
             together: 0.9,
             seed: 0,
@@ -235,6 +239,7 @@ impl AdaptConfig {
             ("train.read_labels", t.read_labels),
             ("train.write_labels", t.write_labels),
             ("train.quiet", t.quiet),
+            ("train.leniency", t.leniency),
         ] {
             if !(x.is_finite() && x >= 0.0) {
                 return bad(field, format!("{x} is not a number of at least 0"));

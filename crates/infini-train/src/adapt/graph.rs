@@ -10,7 +10,7 @@ use infini_kernels::matmul::{Mat, MatMut, Par, axpy, matmul};
 use super::batch::Held;
 use super::leaves::{Leaves, host};
 use super::upper::constant;
-use crate::ops::Body;
+use crate::ops::{Body, Tokens};
 
 /// Where no token stands, in the softmax of a pool.
 const NOWHERE: f32 = -1e4;
@@ -43,6 +43,8 @@ pub struct Lookup<'a> {
     pub value: Tensor<2>,
     /// How much of each key is written, `[m, H]`.
     pub strength: Tensor<2>,
+    /// The bar of "nothing" for each query, `[n, H]`.
+    pub null: Tensor<2>,
     /// Which queries find which keys.
     pub memories: &'a [Held],
 }
@@ -54,6 +56,16 @@ impl<'a> Memory<'a> {
         let words = affine(body, leaves, "word", raw).reshape([k, c.heads, c.word_width]);
         let salience = body.linear(white, leaves.get("salience")).clamp(-SALIENCE, SALIENCE);
         Memory { c, leaves, body, words, salience }
+    }
+
+    /// (32): logits of the write gates `[B T, H]` of sequences `x [B T, H·C]` of signals, each followed by zeros for the tokens
+    /// that its last ones wait for. Those of a token stand as many places behind it.
+    pub fn write_gates(c: &AdapterConfig, leaves: &Leaves, body: Body, x: Tensor<2>, batch: usize) -> Tensor<2> {
+        let n = x.dims()[0];
+        let tokens = Tokens { ids: &[], reset: None, batch, len: n / batch };
+        let signals = body.conv(x, leaves.get("write.kernel"), &tokens);
+        signals.reshape([n, c.heads, c.gate_width]).sum_dim(2).reshape([n, c.heads])
+            + leaves.get::<1>("write.bias").unsqueeze()
     }
 
     pub fn affine(&self, name: &str, x: Tensor<2>) -> Tensor<2> {
@@ -92,11 +104,11 @@ impl<'a> Memory<'a> {
 
     /// (32): reads `[n, H·V]`, not gated.
     pub fn read(&self, lookup: Lookup) -> Tensor<2> {
-        let Lookup { queries, keys, value, strength, memories } = lookup;
+        let Lookup { queries, keys, value, strength, null, memories } = lookup;
         let (h, v, device) = (self.c.heads, self.c.value_width, self.words.device());
         let m = value.dims()[0];
-        let column = |name: &str| self.leaves.get::<1>(name).reshape([h, 1, 1]);
-        let (null, doubt) = (column("null"), column("doubt"));
+        let null = null.swap_dims(0, 1).unsqueeze_dim::<3>(2);
+        let doubt = self.leaves.get::<1>("doubt").reshape([h, 1, 1]);
         let nothing = self.leaves.get::<1>("nothing").reshape([h, 1, v]);
         let queries = [self.pair(queries.0, 0), self.pair(queries.1, 1)];
         let keys = [self.pair(keys.0, 0), self.pair(keys.1, 1)];
@@ -122,7 +134,8 @@ impl<'a> Memory<'a> {
                 (products(&phi, &key) * visible).matmul(added)
             };
             let known = activation::relu(told.clone().narrow(2, v, 1));
-            let c = (null.clone() - doubt.clone() * known.clone() / squares(&phi)).exp();
+            let null = null.clone().narrow(1, held.queries.start, n);
+            let c = (null - doubt.clone() * known.clone() / squares(&phi)).exp();
             let a = (told.narrow(2, 0, v) + nothing.clone() * c.clone()) / (known + c);
             reads.push(a.swap_dims(0, 1).reshape([n, h * v]));
         }
@@ -226,6 +239,7 @@ mod tests {
             value_width: 5,
             place_width: 3,
             word_width: 4,
+            gate_width: 2,
             before: 4,
             after: 3,
         };
@@ -255,14 +269,26 @@ mod tests {
             })
             .collect();
         // a document's first token has no place to come from: its gates are shut
-        let e = &embed[..D];
-        let r = (e.iter().map(|x| x * x).sum::<f32>() / D as f32 + base.rms_norm_eps as f32).sqrt();
-        let dot = |w: &[f32]| w.iter().zip(e).map(|(w, e)| w * e / r).sum::<f32>();
-        tensors[13].2 = tensors[12].2.chunks(D).map(|w| -0.01 - dot(w)).collect();
-        assert_eq!((tensors[12].0, tensors[13].0), ("write.weight", "write.bias"));
+        let ids: Vec<u32> = (0..T as u32).map(|i| i * 11 % V as u32).collect();
+        let rows = |ids: &[u32]| ids.iter().flat_map(|i| embed[*i as usize * D..][..D].to_vec()).collect::<Vec<f32>>();
+        let x: Vec<f32> = (rows(&ids).chunks(D))
+            .flat_map(|x| {
+                let r = (x.iter().map(|x| x * x).sum::<f32>() / D as f32 + base.rms_norm_eps as f32).sqrt();
+                x.iter().map(|x| x / r).collect::<Vec<_>>()
+            })
+            .collect();
+        assert_eq!([12, 13, 14].map(|i| tensors[i].0), ["write.weight", "write.kernel", "write.bias"]);
+        let dot = |w: &[f32], t: usize| w.iter().zip(&x[t * D..]).map(|(w, x)| w * x).sum::<f32>();
+        for head in 0..c.heads {
+            let signal = |s: usize, t: usize| {
+                tensors[13].2[(c.delay() - t) * c.heads * c.gate_width + s] * dot(&tensors[12].2[s * D..][..D], t)
+            };
+            let signals = head * c.gate_width..(head + 1) * c.gate_width;
+            let sum: f32 = signals.flat_map(|s| (0..=c.delay()).map(move |t| (s, t))).map(|(s, t)| signal(s, t)).sum();
+            tensors[14].2[head] = -0.01 - sum;
+        }
         let named = tensors.iter().map(|(n, _, x)| (n.to_string(), x.clone())).collect();
         model.attach(Adapter::new(c.clone(), "0".repeat(64), D, named).unwrap()).unwrap();
-        let ids: Vec<u32> = (0..T as u32).map(|i| i * 11 % V as u32).collect();
         let streamed = model.forward(&mut model.state(1), &ids, Want::All);
 
         // the graph takes saliences of whitened embeddings without a bias: here they are the embeddings and a one
@@ -272,7 +298,6 @@ mod tests {
             tensors[6].2.chunks(D).zip(&tensors[7].2).flat_map(|(w, b)| [w, &[*b]].concat()).collect();
         values.push(("salience", vec![c.heads, D + 1], salience));
         let leaves = Leaves::new(values, &device);
-        let rows = |ids: &[u32]| ids.iter().flat_map(|i| embed[*i as usize * D..][..D].to_vec()).collect::<Vec<f32>>();
         let raw = rows(&(0..V as u32).collect::<Vec<_>>());
         let white: Vec<f32> = raw.chunks(D).flat_map(|e| [e, &[1.0]].concat()).collect();
         let raw = constant(raw, [V, D], &device);
@@ -280,14 +305,6 @@ mod tests {
         let around = |from: usize, n: usize| -> Around {
             (from..from + n).map(|j| j.checked_sub(c.before).and_then(|j| ids.get(j)).map(|i| *i as usize)).collect()
         };
-        let x = rows(&ids);
-        let x: Vec<f32> = x
-            .chunks(D)
-            .flat_map(|x| {
-                let r = (x.iter().map(|x| x * x).sum::<f32>() / D as f32 + base.rms_norm_eps as f32).sqrt();
-                x.iter().map(|x| x / r).collect::<Vec<_>>()
-            })
-            .collect();
         // the last segment reads what is written by then; the first token has no place to come from
         let first = 18;
         let cut = |from: usize, to: usize| constant(x[from * D..to * D].to_vec(), [to - from, D], &device);
@@ -299,15 +316,20 @@ mod tests {
             memory.places("query", cut(first, T)),
             memory.pool(&(first..T).flat_map(|t| around(t + 1, c.before)).collect(), c.before),
         );
-        let strength = Body::Kernel.write_gate(memory.affine("write", cut(1, T)), infini::config::Write::Hard);
-        let open = host(memory.affine("write", cut(0, 1)));
+        let waiting = Tensor::<2>::zeros([c.delay(), c.heads * c.gate_width], (&device, DType::F32));
+        let signals = Body::Kernel.linear(cut(0, T), leaves.get("write.weight"));
+        let gates = Memory::write_gates(&c, &leaves, Body::Kernel, Tensor::cat(vec![signals, waiting], 0), 1);
+        let gates = gates.narrow(0, c.delay(), T);
+        let open = host(gates.clone().narrow(0, 0, 1));
+        let strength = Body::Kernel.write_gate(gates.narrow(0, 1, T - 1), infini::config::Write::Hard);
         assert!(open.iter().all(|o| *o <= 0.0), "the first token is written: choose other numbers");
         assert!(host(strength.clone()).contains(&1.0) && host(strength.clone()).contains(&0.0));
         let written = |t: usize, j: usize| f32::from(u8::from(j + c.delay() <= t));
         let visible: Vec<f32> = (first..T).flat_map(|t| (1..T).map(move |j| written(t, j))).collect();
         let held = Held { queries: 0..T - first, keys: (0..T - 1).collect(), visible };
         let value = memory.affine("value", cut(1, T));
-        let a = memory.read(Lookup { queries, keys, value, strength, memories: &[held] });
+        let null = memory.affine("null", cut(first, T));
+        let a = memory.read(Lookup { queries, keys, value, strength, null, memories: &[held] });
         let out = host(memory.output(a, memory.read_gate(cut(first, T))));
         for (i, out) in out.chunks(D).enumerate() {
             let h: Vec<f32> = out.iter().zip(&embed[ids[first + i] as usize * D..]).map(|(o, e)| o + e).collect();

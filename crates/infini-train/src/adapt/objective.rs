@@ -7,7 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use super::batch::{Batch, Words};
 use super::graph::{Lookup, Memory};
 use super::leaves::host;
-use super::pool::{Document, Tail};
+use super::pool::{Answer, Document, Tail};
 use super::stages::{Report, Said, Stages};
 use super::upper::constant;
 use crate::ops::composed::softplus;
@@ -16,6 +16,8 @@ use crate::ops::composed::softplus;
 const KEY_WEIGHT: f32 = 3.0;
 /// and of a token of a number that is no key: rarer, and what tells them apart must be learned.
 const NUMBER_WEIGHT: f32 = 10.0;
+/// Nats that the odds of a key must reach to be written: keys are far rarer in books than in the documents of training.
+pub(super) const CAUTION: f64 = 3.0;
 /// Tokens around a key where a read gate may be open: its sentence reads like an answer.
 const SENTENCE: usize = 32;
 
@@ -34,8 +36,7 @@ impl Stages<'_> {
         let residual = constant(residual, [rows.all - rows.tails, self.width], &self.device);
         let all = Tensor::cat(vec![x.clone(), self.upper.normed(residual.clone())], 0);
         // write gates of every token
-        let bias = self.leaves.get::<1>("write.bias").unsqueeze();
-        let gates = self.body.linear(all.clone(), self.leaves.get("write.weight")) + bias;
+        let gates = self.write_gates(&rows, all.clone());
         let opened = host(gates.clone());
         let heads = self.config.adapter.heads;
         let open = |i: usize, j: usize| opened[rows.of(i, j) * heads..][..heads].iter().any(|x| *x > 0.0);
@@ -52,12 +53,13 @@ impl Stages<'_> {
         let xq = all.clone().select(0, self.index(batch.queries.iter().map(|(i, j)| rows.tail(*i) + j)));
         let words = Words::new(&batch, &self.config.adapter);
         let memory = self.memory(&words);
-        let a = self.recalled(&memory, stage, &batch, &words, &rows, all, &gates, &xq);
-        let write = self.write_labels(&gates, &batch) * t.write_labels;
+        let null = memory.affine("null", xq.clone());
+        let a = self.recalled(&memory, stage, &batch, &words, &rows, all, &gates, (&xq, null.clone()));
+        let labels = self.write_labels(&gates, &batch) * t.write_labels + lenient(null, &batch) * t.leniency;
         if stage == 0 {
             let classes: Vec<usize> = batch.answers.iter().map(|q| self.class[batch.target(*q) as usize]).collect();
             let scores = self.body.linear(a, self.leaves.get("digits"));
-            return (score(scores, &classes, &batch, &mut report) + write, report);
+            return (score(scores, &classes, &batch, &mut report) + labels, report);
         }
         let read = memory.read_gate(xq);
         let is_answer: Vec<bool> = (0..batch.queries.len()).map(|q| batch.answer(q).is_some()).collect();
@@ -74,11 +76,27 @@ impl Stages<'_> {
         };
         let label = is_answer.iter().map(|a| f32::from(u8::from(*a))).collect();
         let label = constant::<2>(label, [is_answer.len(), 1], &self.device);
-        let labels = softplus(read.clone().neg()) + read * (label.neg() + 1.0);
+        let answering = softplus(read.clone().neg()) + read * (label.neg() + 1.0);
         let quiet = constant::<2>(quiet(&batch), [x.dims()[0], 1], &self.device);
         let noise = softplus(memory.read_gate(x)) * quiet;
         let loss = self.spoken(&batch, hidden, &mut report);
-        (loss + labels.mean() * t.read_labels + noise.mean() * t.quiet + write, report)
+        (loss + answering.mean() * t.read_labels + noise.mean() * t.quiet + labels, report)
+    }
+
+    /// Logits of the write gates of all tokens, `[n, H]` in the order of `rows`.
+    fn write_gates(&self, rows: &Rows, x: Tensor<2>) -> Tensor<2> {
+        let (c, d) = (&self.config.adapter, x.dims()[0]);
+        let signals = self.body.linear(x, self.leaves.get("write.weight"));
+        let nothing = Tensor::zeros([1, signals.dims()[1]], (&self.device, DType::F32));
+        let signals = Tensor::cat(vec![signals, nothing], 0);
+        let (len, sequences) = rows.sequences(c.delay());
+        let gates =
+            Memory::write_gates(c, &self.leaves, self.body, signals.select(0, self.index(sequences)), rows.first.len());
+        let mut at = vec![0; d];
+        for (i, (_, n)) in rows.first.iter().enumerate() {
+            (0..n + rows.each - 1).for_each(|j| at[rows.of(i, j)] = i * len + j + c.delay());
+        }
+        gates.select(0, self.index(at.into_iter()))
     }
 
     /// The memory on the words of a step.
@@ -90,7 +108,7 @@ impl Stages<'_> {
     }
 
     /// What every query reads, `[n, H·V]`. `x` are the inputs of all tokens, `gates` their write gates' logits, in the order
-    /// of `rows`; `xq` the queries' inputs.
+    /// of `rows`; `xq` the queries' inputs, with their bars of "nothing".
     fn recalled(
         &self,
         memory: &Memory,
@@ -100,7 +118,7 @@ impl Stages<'_> {
         rows: &Rows,
         x: Tensor<2>,
         gates: &Tensor<2>,
-        xq: &Tensor<2>,
+        (xq, null): (&Tensor<2>, Tensor<2>),
     ) -> Tensor<2> {
         let c = memory.c;
         let own = self.index(batch.keys.iter().map(|(i, j)| rows.of(*i, *j)));
@@ -112,7 +130,7 @@ impl Stages<'_> {
             _ => Tensor::ones([batch.keys.len(), c.heads], (&self.device, DType::F32)),
         };
         let queries = (memory.places("query", xq.clone()), memory.pool(&words.queries, c.before));
-        memory.read(Lookup { queries, keys, value, strength, memories: &batch.memories })
+        memory.read(Lookup { queries, keys, value, strength, null, memories: &batch.memories })
     }
 
     /// The base's final hidden states at queries.
@@ -179,7 +197,8 @@ impl Stages<'_> {
         });
         let (open, shut): (Vec<f32>, Vec<f32>) = told.chain(tails).unzip();
         let column = |x: Vec<f32>| constant::<2>(x, [logits.dims()[0], 1], &self.device);
-        (softplus(logits.clone().neg()) * column(open) + softplus(logits.clone()) * column(shut)).mean()
+        let logits = logits.clone() + CAUTION;
+        (softplus(logits.clone().neg()) * column(open) + softplus(logits) * column(shut)).mean()
     }
 
     fn index(&self, rows: impl Iterator<Item = usize>) -> Tensor<1, Int> {
@@ -212,6 +231,18 @@ impl Rows {
         Rows { first, tails: at, each, all: at + docs.len() * each }
     }
 
+    /// The tokens of every document and its tail, and as many rows of nothing (`all`) as make them equally long with at least
+    /// `delay` behind the last; the length of each.
+    fn sequences(&self, delay: usize) -> (usize, impl Iterator<Item = usize>) {
+        let tokens = |n: usize| n + self.each - 1;
+        let len = self.first.iter().map(|(_, n)| tokens(*n)).max().unwrap_or(0) + delay;
+        let rows =
+            self.first.iter().enumerate().flat_map(move |(i, (_, n))| {
+                (0..len).map(move |j| if j < tokens(*n) { self.of(i, j) } else { self.all })
+            });
+        (len, rows)
+    }
+
     /// First token of the tail of document `i`.
     fn tail(&self, i: usize) -> usize {
         self.tails + i * self.each + 1
@@ -233,6 +264,15 @@ fn quiet(batch: &Batch) -> Vec<f32> {
 fn far(key: &[bool]) -> impl Iterator<Item = bool> {
     let near = |j: usize| j.saturating_sub(SENTENCE)..key.len().min(j + SENTENCE + 1);
     (0..key.len()).map(move |j| !key[near(j)].contains(&true))
+}
+
+/// The mean bar of "nothing" where a key that was told is asked for.
+fn lenient(null: Tensor<2>, batch: &Batch) -> Tensor<1> {
+    let told = |q: &usize| batch.answer(*q).is_some_and(|a| a != Answer::Absent);
+    let rows: Vec<i64> = batch.answers.iter().copied().filter(told).map(|q| q as i64).collect();
+    let n = (rows.len() * null.dims()[1]).max(1) as f64;
+    let rows = Tensor::<1, Int>::from_data(TensorData::new(rows.clone(), [rows.len()]), &null.device());
+    null.select(0, rows).sum() / n
 }
 
 fn mean(x: impl Iterator<Item = f64>) -> f64 {

@@ -14,6 +14,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::config::AdaptConfig;
 use super::leaves::{Leaves, host};
+use super::objective::CAUTION;
 use super::paper::GATES;
 use super::pool::{Answer, Document};
 use super::upper::{Upper, constant};
@@ -147,14 +148,21 @@ impl<'a> Stages<'a> {
             ("word.weight", word.0),
             ("word.bias", word.1),
             ("sharpness", vec![4.5f32.ln(); 2 * c.heads]),
-            ("write.bias", vec![-2.0; c.heads]),
+            ("write.bias", vec![-2.0 - CAUTION as f32; c.heads]),
             ("read.bias", vec![-1.5; c.heads]),
-            ("null", vec![-1.0; c.heads]),
+            ("null.bias", vec![-1.0; c.heads]),
             ("doubt", vec![3.0; c.heads]),
             // words that follow count for less at first: queries have none
             ("offset", [vec![0.0; c.before], vec![-1.0; c.after]].concat().repeat(c.heads)),
         ]);
         let mut values = Vec::new();
+        // a write gate begins with its token's own signals
+        let own = c.delay() * c.heads * c.gate_width;
+        let taps = (0..c.taps() * c.heads * c.gate_width).map(|i| {
+            let own = f32::from(u8::from((own..own + c.heads * c.gate_width).contains(&i)));
+            own + rng.random_range(-0.2..0.2)
+        });
+        start.insert("write.kernel", taps.collect());
         for (name, shape) in c.parameters(d) {
             match name {
                 "salience.weight" => values.push(("salience", vec![c.heads, white], vec![0.0; c.heads * white])),
@@ -355,8 +363,8 @@ fn share(name: &str, stage: usize) -> f64 {
         ("digits", _) => 0.0,
         ("output.weight", 1) => 5.0,
         ("output.weight", 2) => 6.0,
-        ("read.weight", _) => 3.0,
-        ("read.bias" | "null" | "doubt", _) => 10.0,
+        ("read.weight" | "null.weight", _) => 3.0,
+        ("read.bias" | "null.bias" | "doubt", _) => 10.0,
         ("nothing", _) => 3.0,
         ("write.weight" | "write.bias", _) => 4.0,
         _ => 1.0,

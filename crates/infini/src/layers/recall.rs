@@ -1,7 +1,7 @@
 //! The memory of an adapter as it streams: (29)–(32) of `docs/math.md`.
 //!
-//! A token waits with its place, value and gate until the words that follow it are known; then it is written with an
-//! address of both sides, and every later token may read it. Writes are rare: the tokens between two of them read one and
+//! A token waits with its place, value and signals until the words that follow it are known; then its gate judges it by what
+//! stands on both sides, it is written with an address of both, and every later token may read it. Writes are rare: the tokens between two of them read one and
 //! the same memory, in one product.
 
 use infini_kernels::linear;
@@ -50,13 +50,16 @@ pub(crate) struct Recall {
     word: Affine,
     salience: Affine,
     value: Affine,
-    write: Affine,
+    /// Signals' rows `[H·C, d]`, their taps `[before + W + 1, H·C]`, the last tap for the oldest token, and the gates' bias `[H]`.
+    write: Vec<f32>,
+    kernel: Vec<f32>,
+    write_bias: Vec<f32>,
     read: Affine,
     /// `[H, before + after]`.
     offset: Vec<f32>,
     /// Of places and of words, `[2, H]`.
     sharpness: Vec<f32>,
-    null: Vec<f32>,
+    null: Affine,
     doubt: Vec<f32>,
     nothing: Vec<f32>,
     output: Vec<f32>,
@@ -69,10 +72,11 @@ pub(crate) struct RecallState {
     pub m: Vec<f32>,
     /// `[B, H, F]`.
     pub z: Vec<f32>,
-    /// Places, values and gates of the tokens that wait: `[B, W, H·P]`, `[B, W, H·V]`, `[B, W, H]`.
+    /// Places and values of the tokens that wait: `[B, W, H·P]`, `[B, W, H·V]`.
     pub place: Vec<f32>,
     pub value: Vec<f32>,
-    pub gate: Vec<f32>,
+    /// Signals of the tokens that wait and of `before` ones in front of them, `[B, before + W, H·C]`.
+    pub signal: Vec<f32>,
     /// The place that the last token gives the next one, `[B, H·P]`.
     pub next: Vec<f32>,
     /// Tokens that wait and `before` ones in front of them, `[B, before + W]`: id + 1, 0 for none. Exact, as
@@ -90,7 +94,7 @@ impl RecallState {
             z: zeros(h * f),
             place: zeros(w * h * c.place_width),
             value: zeros(w * h * c.value_width),
-            gate: zeros(w * h),
+            signal: zeros((c.before + w) * h * c.gate_width),
             next: zeros(h * c.place_width),
             ids: zeros(c.before + w),
         }
@@ -98,19 +102,19 @@ impl RecallState {
 
     /// All buffers.
     pub fn buffers(&self) -> [&Vec<f32>; 7] {
-        let RecallState { m, z, place, value, gate, next, ids } = self;
-        [m, z, place, value, gate, next, ids]
+        let RecallState { m, z, place, value, signal, next, ids } = self;
+        [m, z, place, value, signal, next, ids]
     }
 
     /// All buffers.
     pub fn buffers_mut(&mut self) -> [&mut Vec<f32>; 7] {
-        let RecallState { m, z, place, value, gate, next, ids } = self;
-        [m, z, place, value, gate, next, ids]
+        let RecallState { m, z, place, value, signal, next, ids } = self;
+        [m, z, place, value, signal, next, ids]
     }
 
     /// Forgets row `row` of `batch`: what waits is never written.
     pub fn forget(&mut self, row: usize, batch: usize) {
-        for buffer in [&mut self.m, &mut self.z, &mut self.gate, &mut self.next, &mut self.ids] {
+        for buffer in [&mut self.m, &mut self.z, &mut self.signal, &mut self.next, &mut self.ids] {
             let len = buffer.len() / batch;
             buffer[row * len..(row + 1) * len].fill(0.0);
         }
@@ -123,7 +127,7 @@ struct Stretch {
     place: Vec<f32>,
     /// `[W + n, H·V]`.
     value: Vec<f32>,
-    /// `[W + n, H]`.
+    /// Of the first n, which are due: 1 where they are written, `[n, H]`.
     gate: Vec<f32>,
     /// With `before` more in front, `[before + W + n]`: id + 1, 0 for none.
     ids: Vec<f32>,
@@ -158,11 +162,13 @@ impl Recall {
             word: affine("word"),
             salience: affine("salience"),
             value: affine("value"),
-            write: affine("write"),
+            write: adapter.get("write.weight").to_vec(),
+            kernel: adapter.get("write.kernel").to_vec(),
+            write_bias: adapter.get("write.bias").to_vec(),
             read: affine("read"),
             offset: adapter.get("offset").to_vec(),
             sharpness: exp("sharpness"),
-            null: adapter.get("null").to_vec(),
+            null: affine("null"),
             doubt: adapter.get("doubt").to_vec(),
             nothing: adapter.get("nothing").to_vec(),
             output: adapter.get("output.weight").to_vec(),
@@ -184,8 +190,10 @@ impl Recall {
     ) {
         let (b, t, s) = (p.batch, p.tokens, self.config.segment_len);
         let (d, width) = (p.config.hidden_size, self.config.heads * self.config.value_width);
-        let (key, value, gate) = (self.key.forward(h), self.value.forward(h), self.write.forward(h));
-        let gate: Vec<f32> = gate.iter().map(|g| f32::from(u8::from(*g > 0.0))).collect();
+        let (key, value) = (self.key.forward(h), self.value.forward(h));
+        let signals = self.write_bias.len() * self.config.gate_width;
+        let mut signal = vec![0.0; b * t * signals];
+        linear::forward(h, &self.write, &mut signal, [b * t, d, signals], false);
         let mut y = vec![0.0; b * t * width];
         let mut any = false;
         let mut done = 0;
@@ -197,8 +205,12 @@ impl Recall {
             let rows: Vec<Stretch> = (0..b)
                 .map(|row| {
                     let from = row * t + done;
-                    writes.count(&gate[from * self.config.heads..][..n * self.config.heads]);
-                    let mut new = self.append(state, (row, b), n, &ids[from..], [&key, &value, &gate], from);
+                    let mut new = self.append(state, (row, b), n, &ids[from..], [&key, &value, &signal], from);
+                    for (gate, id) in new.gate.chunks(self.config.heads).zip(&new.ids[self.config.before..]) {
+                        if *id > 0.0 {
+                            writes.count(gate);
+                        }
+                    }
                     let written = (0..n).any(|i| new.opens(i, self.config.heads));
                     new.words = (written || reads(row)).then(|| self.words(p.config, embed, &new.ids));
                     new
@@ -234,7 +246,7 @@ impl Recall {
         (row, b): (usize, usize),
         n: usize,
         ids: &[u32],
-        [key, value, gate]: [&Vec<f32>; 3],
+        [key, value, signal]: [&Vec<f32>; 3],
         from: usize,
     ) -> Stretch {
         let c = &self.config;
@@ -254,13 +266,33 @@ impl Recall {
         let place = [&*next, &key[..(n - 1) * width]].concat();
         next.copy_from_slice(&key[(n - 1) * width..]);
         let ids: Vec<f32> = ids[..n].iter().map(|id| (id + 1) as f32).collect();
+        let ids = join(&mut state.ids, &ids);
+        let signal = join(&mut state.signal, &new(signal, c.heads * c.gate_width));
         Stretch {
             place: join(&mut state.place, &place),
             value: join(&mut state.value, &new(value, c.heads * c.value_width)),
-            gate: join(&mut state.gate, &new(gate, c.heads)),
-            ids: join(&mut state.ids, &ids),
+            gate: self.gates(&signal, &ids[c.before..][..n]),
+            ids,
             words: None,
         }
+    }
+
+    /// (32): write gates of the tokens that are due, `ids` (id + 1, 0 for none), from the signals of all tokens from `before`
+    /// ones in front of them on.
+    fn gates(&self, signal: &[f32], ids: &[f32]) -> Vec<f32> {
+        let (taps, width) = (self.config.taps(), self.config.gate_width);
+        let row = self.write_bias.len() * width;
+        let mut gates = vec![0.0; ids.len() * self.write_bias.len()];
+        for (i, gates) in gates.chunks_mut(self.write_bias.len()).enumerate().filter(|(i, _)| ids[*i] > 0.0) {
+            let mut sum = vec![0.0; row];
+            for (tap, signal) in self.kernel.chunks(row).rev().zip(signal[i * row..][..taps * row].chunks(row)) {
+                sum.iter_mut().zip(tap).zip(signal).for_each(|((sum, tap), s)| *sum += tap * s);
+            }
+            for ((gate, sum), bias) in gates.iter_mut().zip(sum.chunks(width)).zip(&self.write_bias) {
+                *gate = f32::from(u8::from(sum.iter().sum::<f32>() + bias > 0.0));
+            }
+        }
+        gates
     }
 
     /// Words of the `ids` (id + 1, 0 for none).
@@ -314,7 +346,7 @@ impl Recall {
         let (heads, f, v, pw) = (c.heads, c.cells(), c.value_width, c.place_width);
         let n = y.len() / (heads * v);
         let words = row.words.as_ref().expect("rows that read have words");
-        let (place, gate) = (self.query.forward(h), self.read.forward(h));
+        let (place, gate, null) = (self.query.forward(h), self.read.forward(h), self.null.forward(h));
         let (mut phi, mut a, mut pool) = (vec![0.0; n * f], vec![0.0; n * v], vec![0.0; c.word_width]);
         for head in 0..heads {
             for (i, phi) in phi.chunks_exact_mut(f).enumerate() {
@@ -328,7 +360,7 @@ impl Recall {
             let nothing = &self.nothing[head * v..][..v];
             for (i, (a, phi)) in a.chunks_exact(v).zip(phi.chunks_exact(f)).enumerate() {
                 let known = dot(phi, z).max(0.0);
-                let c = (self.null[head] - self.doubt[head] * known / dot(phi, phi)).exp();
+                let c = (null[i * heads + head] - self.doubt[head] * known / dot(phi, phi)).exp();
                 let open = sigmoid(gate[i * heads + head]) / (known + c);
                 let y = &mut y[(i * heads + head) * v..][..v];
                 y.iter_mut().zip(a).zip(nothing).for_each(|((y, a), n)| *y = open * (a + c * n));

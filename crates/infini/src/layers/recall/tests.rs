@@ -20,6 +20,7 @@ fn config() -> AdapterConfig {
         value_width: 5,
         place_width: 3,
         word_width: 2,
+        gate_width: 3,
         before: 3,
         after: 2,
     }
@@ -89,6 +90,19 @@ fn reference(a: &Adapter, x: &Input, doc: usize) -> (Vec<f64>, usize) {
         };
         [half(1.0), half(-1.0)].concat()
     };
+    // the signals of the tokens around, those outside the document 0
+    let gate = |head: usize, i: usize| -> f64 {
+        let (row, mut sum) = (c.heads * c.gate_width, get("write.bias")[head]);
+        for j in 0..c.taps() {
+            let Some(t) = (i + c.delay()).checked_sub(j).filter(|t| *t >= doc && *t < T) else { continue };
+            for s in head * c.gate_width..(head + 1) * c.gate_width {
+                let w = &get("write.weight")[s * D..(s + 1) * D];
+                let signal: f64 = w.iter().zip(h(t)).map(|(w, x)| w * f64::from(*x)).sum();
+                sum += get("write.kernel")[j * row + s] * signal;
+            }
+        }
+        sum
+    };
     // the pool around the token that comes after position `last`: offsets −before .. upto
     let pool = |head: usize, next: usize, upto: usize| -> Vec<f64> {
         let (mut sum, mut u) = (0.0, vec![0.0; c.word_width]);
@@ -121,7 +135,7 @@ fn reference(a: &Adapter, x: &Input, doc: usize) -> (Vec<f64>, usize) {
             let mut m = vec![vec![0.0; v + 1]; phi.len()];
             // those whose words are known
             for i in doc..(t + 1).saturating_sub(c.delay()) {
-                if affine("write", h(i))[head] <= 0.0 {
+                if gate(head, i) <= 0.0 {
                     continue;
                 }
                 written += 1;
@@ -137,7 +151,7 @@ fn reference(a: &Adapter, x: &Input, doc: usize) -> (Vec<f64>, usize) {
             let told = |j: usize| m.iter().zip(&phi).map(|(m, p)| m[j] * p).sum::<f64>();
             let known = told(v).max(0.0);
             let norm: f64 = phi.iter().map(|p| p * p).sum();
-            let null = (get("null")[head] - get("doubt")[head] * known / norm).exp();
+            let null = (affine("null", h(t))[head] - get("doubt")[head] * known / norm).exp();
             let nothing = &get("nothing")[head * v..][..v];
             let num: Vec<f64> = (0..v).map(|j| told(j) + null * nothing[j]).collect();
             let den = known + null;
