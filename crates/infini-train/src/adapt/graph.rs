@@ -17,6 +17,7 @@ const NOWHERE: f32 = -1e4;
 /// As in the streaming memory.
 const EPS: f64 = 1e-6;
 const SALIENCE: f64 = 15.0;
+const BAR: f64 = 4.0;
 /// Rows of an inverse that are found together.
 const ROWS: usize = 32;
 
@@ -100,6 +101,11 @@ impl<'a> Memory<'a> {
     pub fn places(&self, name: &str, x: Tensor<2>) -> Tensor<3> {
         let n = x.dims()[0];
         self.affine(name, x).reshape([n, self.c.heads, self.c.place_width])
+    }
+
+    /// (32): the bar of "nothing" for queries of inputs `x`, `[n, H]`.
+    pub fn null(&self, x: Tensor<2>) -> Tensor<2> {
+        (self.affine("null", x) / BAR).tanh() * BAR
     }
 
     /// (32): reads `[n, H·V]`, not gated.
@@ -328,7 +334,7 @@ mod tests {
         let visible: Vec<f32> = (first..T).flat_map(|t| (1..T).map(move |j| written(t, j))).collect();
         let held = Held { queries: 0..T - first, keys: (0..T - 1).collect(), visible };
         let value = memory.affine("value", cut(1, T));
-        let null = memory.affine("null", cut(first, T));
+        let null = memory.null(cut(first, T));
         let a = memory.read(Lookup { queries, keys, value, strength, null, memories: &[held] });
         let out = host(memory.output(a, memory.read_gate(cut(first, T))));
         for (i, out) in out.chunks(D).enumerate() {

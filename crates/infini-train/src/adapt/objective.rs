@@ -53,7 +53,7 @@ impl Stages<'_> {
         let xq = all.clone().select(0, self.index(batch.queries.iter().map(|(i, j)| rows.tail(*i) + j)));
         let words = Words::new(&batch, &self.config.adapter);
         let memory = self.memory(&words);
-        let null = memory.affine("null", xq.clone());
+        let null = memory.null(xq.clone());
         let a = self.recalled(&memory, stage, &batch, &words, &rows, all, &gates, (&xq, null.clone()));
         let labels = self.write_labels(&gates, &batch) * t.write_labels + lenient(null, &batch) * t.leniency;
         if stage == 0 {

@@ -363,7 +363,7 @@ fn share(name: &str, stage: usize) -> f64 {
         ("digits", _) => 0.0,
         ("output.weight", 1) => 5.0,
         ("output.weight", 2) => 6.0,
-        ("read.weight" | "null.weight", _) => 3.0,
+        ("read.weight", _) => 3.0,
         ("read.bias" | "null.bias" | "doubt", _) => 10.0,
         ("nothing", _) => 3.0,
         ("write.weight" | "write.bias", _) => 4.0,

@@ -18,6 +18,8 @@ use crate::state::{LayerWrites, Reads, window_start};
 const EPS: f32 = 1e-6;
 /// Saliences are clamped to ± this.
 const SALIENCE: f32 = 15.0;
+/// Bars of "nothing" stay within ± this, so that what nobody told never divides by nothing.
+const BAR: f32 = 4.0;
 
 /// A linear map with a bias.
 #[derive(Debug)]
@@ -360,7 +362,8 @@ impl Recall {
             let nothing = &self.nothing[head * v..][..v];
             for (i, (a, phi)) in a.chunks_exact(v).zip(phi.chunks_exact(f)).enumerate() {
                 let known = dot(phi, z).max(0.0);
-                let c = (null[i * heads + head] - self.doubt[head] * known / dot(phi, phi)).exp();
+                let null = BAR * (null[i * heads + head] / BAR).tanh();
+                let c = (null - self.doubt[head] * known / dot(phi, phi)).exp();
                 let open = sigmoid(gate[i * heads + head]) / (known + c);
                 let y = &mut y[(i * heads + head) * v..][..v];
                 y.iter_mut().zip(a).zip(nothing).for_each(|((y, a), n)| *y = open * (a + c * n));

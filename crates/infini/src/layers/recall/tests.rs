@@ -151,7 +151,7 @@ fn reference(a: &Adapter, x: &Input, doc: usize) -> (Vec<f64>, usize) {
             let told = |j: usize| m.iter().zip(&phi).map(|(m, p)| m[j] * p).sum::<f64>();
             let known = told(v).max(0.0);
             let norm: f64 = phi.iter().map(|p| p * p).sum();
-            let null = (affine("null", h(t))[head] - get("doubt")[head] * known / norm).exp();
+            let null = (4.0 * (affine("null", h(t))[head] / 4.0).tanh() - get("doubt")[head] * known / norm).exp();
             let nothing = &get("nothing")[head * v..][..v];
             let num: Vec<f64> = (0..v).map(|j| told(j) + null * nothing[j]).collect();
             let den = known + null;
