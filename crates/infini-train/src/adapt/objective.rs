@@ -302,6 +302,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_tail_follows_its_document_and_what_is_not_there_is_nothing() {
+        // documents of 5 and 3 tokens, tails of 2 behind a first token each
+        let rows = Rows { first: vec![(0, 5), (5, 3)], tails: 8, each: 3, all: 14 };
+        let (len, sequences) = rows.sequences(2);
+        let one = [0, 1, 2, 3, 4, 9, 10, 14, 14];
+        let two = [5, 6, 7, 12, 13, 14, 14, 14, 14];
+        assert_eq!((len, sequences.collect::<Vec<_>>()), (9, [one, two].concat()));
+    }
+
+    #[test]
     fn far_is_more_than_a_sentence_away() {
         let mut key = vec![false; 200];
         key[100..103].fill(true);
