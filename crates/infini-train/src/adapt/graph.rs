@@ -59,16 +59,6 @@ impl<'a> Memory<'a> {
         Memory { c, leaves, body, words, salience }
     }
 
-    /// (32): logits of the write gates `[B T, H]` of sequences `x [B T, H·C]` of signals, each followed by zeros for the tokens
-    /// that its last ones wait for. Those of a token stand as many places behind it.
-    pub fn write_gates(c: &AdapterConfig, leaves: &Leaves, body: Body, x: Tensor<2>, batch: usize) -> Tensor<2> {
-        let n = x.dims()[0];
-        let tokens = Tokens { ids: &[], reset: None, batch, len: n / batch };
-        let signals = body.conv(x, leaves.get("write.kernel"), &tokens);
-        signals.reshape([n, c.heads, c.gate_width]).sum_dim(2).reshape([n, c.heads])
-            + leaves.get::<1>("write.bias").unsqueeze()
-    }
-
     pub fn affine(&self, name: &str, x: Tensor<2>) -> Tensor<2> {
         affine(self.body, self.leaves, name, x)
     }
@@ -159,6 +149,16 @@ impl<'a> Memory<'a> {
         let a = a.reshape([n, h, v]) * activation::sigmoid(gate).reshape([n, h, 1]);
         self.body.linear(a.reshape([n, h * v]), self.leaves.get("output.weight"))
     }
+}
+
+/// (32): logits of the write gates `[B T, H]` from `batch` sequences of signals `x [B T, H·C]`, which end with a row of zeros for
+/// each of the `delay` tokens that their last token waits for. The gate of token `t` is row `t + delay`.
+pub fn write_gates(c: &AdapterConfig, leaves: &Leaves, body: Body, x: Tensor<2>, batch: usize) -> Tensor<2> {
+    let n = x.dims()[0];
+    let tokens = Tokens { ids: &[], reset: None, batch, len: n / batch };
+    let signals = body.conv(x, leaves.get("write.kernel"), &tokens);
+    signals.reshape([n, c.heads, c.gate_width]).sum_dim(2).reshape([n, c.heads])
+        + leaves.get::<1>("write.bias").unsqueeze()
 }
 
 /// `φ·φ'` of addresses given by their parts, `[H, n, s]`.
@@ -324,7 +324,7 @@ mod tests {
         );
         let waiting = Tensor::<2>::zeros([c.delay(), c.heads * c.gate_width], (&device, DType::F32));
         let signals = Body::Kernel.linear(cut(0, T), leaves.get("write.weight"));
-        let gates = Memory::write_gates(&c, &leaves, Body::Kernel, Tensor::cat(vec![signals, waiting], 0), 1);
+        let gates = write_gates(&c, &leaves, Body::Kernel, Tensor::cat(vec![signals, waiting], 0), 1);
         let gates = gates.narrow(0, c.delay(), T);
         let open = host(gates.clone().narrow(0, 0, 1));
         let strength = Body::Kernel.write_gate(gates.narrow(0, 1, T - 1), infini::config::Write::Hard);

@@ -5,7 +5,7 @@ use infini::config::Write;
 use rand_chacha::ChaCha8Rng;
 
 use super::batch::{Batch, Words};
-use super::graph::{Lookup, Memory};
+use super::graph::{Lookup, Memory, write_gates};
 use super::leaves::host;
 use super::pool::{Answer, Document, Tail};
 use super::stages::{Report, Said, Stages};
@@ -90,8 +90,7 @@ impl Stages<'_> {
         let nothing = Tensor::zeros([1, signals.dims()[1]], (&self.device, DType::F32));
         let signals = Tensor::cat(vec![signals, nothing], 0);
         let (len, sequences) = rows.sequences(c.delay());
-        let gates =
-            Memory::write_gates(c, &self.leaves, self.body, signals.select(0, self.index(sequences)), rows.first.len());
+        let gates = write_gates(c, &self.leaves, self.body, signals.select(0, self.index(sequences)), rows.first.len());
         let mut at = vec![0; d];
         for (i, (_, n)) in rows.first.iter().enumerate() {
             (0..n + rows.each - 1).for_each(|j| at[rows.of(i, j)] = i * len + j + c.delay());
